@@ -1,0 +1,166 @@
+"""The networks of an ensemble together with their units: states in, absolute next states out."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from gymnasium.spaces import Space
+from jaxtyping import Float, Int, Num
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy
+from torch.utils._pytree import tree_map
+
+from layeredrl.models.mixture import mixture_log_prob, mixture_moments
+from layeredrl.models.normalization import RunningMoments
+from layeredrl.models.propagation import MemberPrediction, StepFunction
+from layeredrl.nets.stacked import Stacked
+from layeredrl.spaces import feature_size, features
+from layeredrl.types import Batch
+
+PartialNet = Callable[[Space[Any], Space[Any] | None, Space[Any], int], nn.Module]
+
+
+class Explanation(NamedTuple):
+    """How each member explains each of its transitions, in the units of the targets."""
+
+    log_likelihood: Float[Tensor, "E B"]
+    termination_loss: Float[Tensor, "E B"]
+    error: Float[Tensor, "E B S"]
+
+
+class Members(nn.Module):
+    """E networks run as one. They read standardised features and speak of targets in the targets' own units.
+
+    Args:
+        state_space, context_space, action_space, partial_net, n_models, n_modes, predict_delta,
+            normalize_targets, normalize_inputs: as for `ProbabilisticEnsemble`.
+        momentum: of the running statistics.
+    """
+
+    def __init__(
+        self,
+        state_space: Space[Any],
+        context_space: Space[Any] | None,
+        action_space: Space[Any],
+        partial_net: PartialNet,
+        n_models: int,
+        n_modes: int,
+        *,
+        predict_delta: bool,
+        normalize_targets: bool,
+        normalize_inputs: bool,
+        momentum: float,
+    ):
+        super().__init__()
+        self.predict_delta = predict_delta
+        self.normalize_targets, self.normalize_inputs = normalize_targets, normalize_inputs
+        self.context_space, self.action_space = context_space, action_space
+        spaces = (state_space, context_space, action_space)
+        self.sizes = [feature_size(space) for space in spaces]
+        nets = [partial_net(*spaces, n_modes) for _ in range(n_models)]
+        n_rows = n_models + 2  # unlike E, so that a mixed-up axis shows
+        example = _example_inputs(self.sizes, n_rows)
+        _check_output(nets[0](*example), (n_rows, n_modes, self.sizes[0]))
+        self.nets = Stacked(nets, example)
+        # Where nothing is to be normalised, these keep their initial mean 0 and scale 1.
+        self.inputs = RunningMoments(sum(self.sizes), momentum)
+        self.targets = RunningMoments(self.sizes[0], momentum)
+
+    def step_function(
+        self,
+        context: Float[Tensor, "R C"] | None,
+        actions: Num[Tensor, "H R A"],
+        members: Int[Tensor, " members"] | None,
+    ) -> StepFunction:
+        """What makes step `t` of each member from rows of states `(E, R, S)`; actions are prepared once, here."""
+        run = self.nets.select(members)
+        n_members = self.nets.n_members if members is None else len(members)
+        standardize_state, standardize_context, standardize_action = self._standardizers()
+        context_rows = self._context_features(context)
+        if context_rows is not None:
+            context_rows = standardize_context(context_rows).expand(n_members, -1, -1)
+        action_rows = standardize_action(features(self.action_space, actions))
+        target_scale = self.targets.scale
+
+        def step(state: Float[Tensor, "E R S"], t: int) -> MemberPrediction:
+            inputs = (standardize_state(state), context_rows, action_rows[t].expand(n_members, -1, -1))
+            (mean, std), weights, term_prob = run(*inputs)
+            mean = mean * target_scale
+            if self.predict_delta:
+                mean = mean + rearrange(state, "e r s -> e r 1 s")
+            return MemberPrediction(mean, std * target_scale, weights, term_prob)
+
+        return step
+
+    def explain(self, batch: Batch) -> Explanation:
+        """Compare what member `e` expects with the transitions `batch[e]` of leading dims `(E, B)`."""
+        parts = (batch.state, self._context_features(batch.context), features(self.action_space, batch.action))
+        inputs = [
+            None if part is None else standardize(part)
+            for part, standardize in zip(parts, self._standardizers(), strict=True)
+        ]
+        (mean, std), weights, term_prob = self.nets(*inputs)
+        target = self._target(batch) / self.targets.scale
+        expected_mean, _ = mixture_moments(mean, std, weights)
+        return Explanation(
+            log_likelihood=mixture_log_prob(target, mean, std, log_weights(weights)),
+            termination_loss=binary_cross_entropy(term_prob, batch.terminated.to(term_prob), reduction="none"),
+            error=expected_mean - target,
+        )
+
+    def update_statistics(self, batch: Batch) -> None:
+        """Move the running statistics by a batch of training data."""
+        batch = batch.flatten()
+        if self.normalize_inputs:
+            parts = (batch.state, self._context_features(batch.context), features(self.action_space, batch.action))
+            self.inputs.update(torch.cat([x for x in parts if x is not None], dim=-1), batch.mask)
+        if self.normalize_targets:
+            self.targets.update(self._target(batch), batch.mask)
+
+    def reset_statistics(self) -> None:
+        """Let the next batch count alone."""
+        self.inputs.reset()
+        self.targets.reset()
+
+    def _target(self, batch: Batch) -> Float[Tensor, "*batch S"]:
+        return batch.next_state - batch.state if self.predict_delta else batch.next_state
+
+    def _context_features(self, context: Tensor | None) -> Tensor | None:
+        return None if self.context_space is None or context is None else features(self.context_space, context)
+
+    def _standardizers(self) -> list[Callable[[Tensor], Tensor]]:
+        """What standardises features of states, contexts and actions."""
+        units = zip(self.inputs.mean.split(self.sizes), self.inputs.scale.split(self.sizes), strict=True)
+        return [partial(_standardize, mean, scale) for mean, scale in units]
+
+
+def _standardize(mean: Tensor, scale: Tensor, x: Tensor) -> Tensor:
+    return (x - mean) / scale
+
+
+def log_weights(weights: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch M"]:
+    """Logarithm that stays finite for modes of no weight."""
+    return weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
+
+
+def _example_inputs(sizes: list[int], n_rows: int) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Ordinary standardised features, drawn without touching the global random state."""
+    generator = torch.Generator().manual_seed(0)
+    state, context, action = (torch.randn(n_rows, size, generator=generator) for size in sizes)
+    return state, context if sizes[1] else None, action
+
+
+def _check_output(output: object, mean_shape: tuple[int, int, int]) -> None:
+    """Refuse a network that doesn't speak the language of members."""
+    expected = (mean_shape, mean_shape), mean_shape[:2], mean_shape[:1]
+    names = "((mean, std), weights, term_prob)"
+    try:
+        got = tree_map(lambda tensor: tuple(tensor.shape), output)
+    except AttributeError:
+        raise TypeError(
+            f"partial_net: got a module that returns {output!r:.200}, expected tensors {names}"
+        ) from None
+    if got != expected:
+        raise ValueError(f"partial_net: got {names} of shapes {got}, expected {expected}")

@@ -1,0 +1,149 @@
+"""The abstract base of all dynamics models."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor, nn
+
+from layeredrl.types import Batch, Prediction, Rollout
+
+Info = dict[str, Tensor]
+LogProb = tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"], Info]
+
+
+class Model(ABC, nn.Module):
+    """A stochastic dynamics model: what may follow a state and an action, and whether the episode ends.
+
+    States, contexts and actions are flat rows with any leading dims (see `layeredrl.spaces`); next states are
+    absolute. Whatever the inside looks like, queries write to none of their inputs and change no statistics.
+
+    Args:
+        n_models: members E of an ensemble.
+        n_particles_per_model: particles P per member in a rollout.
+        device: where parameters and inputs lie.
+    """
+
+    n_total_env_steps: Tensor
+    optimizer: torch.optim.Optimizer | None = None
+
+    def __init__(
+        self,
+        n_models: int = 1,
+        n_particles_per_model: int = 1,
+        device: torch.device | str = torch.device("cpu"),
+    ):
+        super().__init__()
+        for name, value in (("n_models", n_models), ("n_particles_per_model", n_particles_per_model)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: got {value!r}, expected an integer of at least 1")
+        self.n_models = n_models
+        self.n_particles_per_model = n_particles_per_model
+        self.register_buffer("n_total_env_steps", torch.zeros((), dtype=torch.long, device=torch.device(device)))
+
+    @property
+    def device(self) -> torch.device:
+        return self.n_total_env_steps.device
+
+    def set_n_total_env_steps(self, n: int) -> None:
+        """Tell the model how many environment steps were taken in total, for what is scheduled by them."""
+        self.n_total_env_steps.fill_(n)
+
+    @abstractmethod
+    def get_parameters(self) -> Iterator[Tensor]:
+        """What an optimizer is to train."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """What training minimises. A pure function: it changes no statistics."""
+
+    @abstractmethod
+    def predict(
+        self,
+        state: Float[Tensor, "*batch S"],
+        context: Float[Tensor, "*batch C"] | None,
+        action: Num[Tensor, "*batch A"],
+        std: float | Tensor | None = None,
+    ) -> Prediction:
+        """What each member expects; `std` overrides the predicted standard deviation."""
+
+    @abstractmethod
+    def sample(
+        self,
+        state: Float[Tensor, "*batch S"],
+        context: Float[Tensor, "*batch C"] | None,
+        action: Num[Tensor, "*batch A"],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "*batch S"]:
+        """Draw next states from exactly the law whose density `get_log_prob` gives."""
+
+    @abstractmethod
+    def rollout(
+        self,
+        initial_state: Float[Tensor, "B S"],
+        context: Float[Tensor, "B C"] | None,
+        actions: Num[Tensor, "B H A"],
+        deterministic: bool = False,
+        loss_mode: bool = False,
+        *,
+        propagation: str = "ts_inf",
+        members: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Rollout:
+        """Follow the actions from the initial states with E·P particles each."""
+
+    @abstractmethod
+    def get_log_prob(
+        self,
+        state: Float[Tensor, "*batch S"],
+        context: Float[Tensor, "*batch C"] | None,
+        action: Num[Tensor, "*batch A"],
+        next_state: Float[Tensor, "*batch S"],
+    ) -> LogProb:
+        """Log density of `next_state`, probability of termination, and an info dict with `means (…, E, S)`."""
+
+    def get_prob(
+        self,
+        state: Float[Tensor, "*batch S"],
+        context: Float[Tensor, "*batch C"] | None,
+        action: Num[Tensor, "*batch A"],
+        next_state: Float[Tensor, "*batch S"],
+        **more: Any,
+    ) -> LogProb:
+        """Density of `next_state`, finite; otherwise as `get_log_prob`, which takes `more`."""
+        log_prob, term_prob, info = self.get_log_prob(state, context, action, next_state, **more)
+        # The largest exponent whose exponential is finite in this precision.
+        largest = torch.finfo(log_prob.dtype).max
+        return log_prob.exp().clamp_max(largest), term_prob, info
+
+    def update_statistics(self, batch: Batch) -> None:
+        """Move running statistics by a training batch."""
+
+    def learn(self, batch_lst: Sequence[Batch]) -> Float[Tensor, ""] | None:
+        """One optimizer step per batch; the mean loss. A model with nothing to learn does nothing.
+
+        Raises:
+            ValueError: a batch holds a NaN or an infinity (nothing has changed then), or there is no optimizer.
+        """
+        if not batch_lst or next(self.get_parameters(), None) is None:
+            return None
+        if self.optimizer is None:
+            raise ValueError("learn: the model has no optimizer; construct it with create_optimizer=True")
+        for batch in batch_lst:
+            self.check_batch(batch)
+        return torch.stack([self._learn_from(batch, self.optimizer) for batch in batch_lst]).mean()
+
+    def check_batch(self, batch: Batch) -> None:
+        """Refuse data that can't be learned from."""
+        batch.check_finite()
+
+    def _learn_from(self, batch: Batch, optimizer: torch.optim.Optimizer) -> Float[Tensor, ""]:
+        self.update_statistics(batch)
+        loss = self.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()

@@ -1,0 +1,199 @@
+"""How particles move through members, and the one time loop.
+
+The schemes are those of Chua et al. 2018, section 5:
+
+* `ts_inf` (TS∞): a particle stays with its member, so that what members disagree on adds up over time.
+* `ts1` (TS1): a particle meets a member anew at every step, drawn without replacement among the E particles that
+  share their noise, so that each member moves equally many.
+* `moment_matching` (MM): all particles are drawn anew from a Gaussian with the mixture's mean and variance.
+* `expectation` (E): there is one path, that of the mean over all members.
+
+Members share the noise of their p-th particles (common random numbers; MM apart, which mixes them anyway). Every
+particle alone follows the same law as with noise of its own, but differences between members are due to their
+opinions, not to luck.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, reduce, repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from layeredrl.models.mixture import mixture_moments, mixture_sample
+from layeredrl.types import Rollout
+
+
+class MemberPrediction(NamedTuple):
+    """One step of each member from its own R rows: a mixture over absolute next states."""
+
+    mean: Float[Tensor, "E R M S"]
+    std: Float[Tensor, "E R M S"]
+    weights: Float[Tensor, "E R M"]
+    term_prob: Float[Tensor, "E R"]
+
+
+class Noise(NamedTuple):
+    """All randomness of a rollout. `order` says which particle each member moves (TS1)."""
+
+    normal: Float[Tensor, "H #E P B S"]
+    mode: Float[Tensor, "H #E P B"]
+    order: Int[Tensor, "H E P B"] | None
+
+
+class Step(NamedTuple):
+    """One step of all particles: what was drawn, and the moments of the laws it was drawn from."""
+
+    state: Float[Tensor, "E P B S"]
+    mean: Float[Tensor, "E P B S"]
+    var: Float[Tensor, "E P B S"]
+
+
+# (rows of states, time step) -> one step of each member
+StepFunction = Callable[[Float[Tensor, "E R S"], int], MemberPrediction]
+# (the step just made, its normal noise) -> where the particles are now
+Scheme = Callable[[Step, Float[Tensor, "#E P B S"]], Float[Tensor, "E P B S"]]
+
+
+def _stay(step: Step, normal: Float[Tensor, "#E P B S"]) -> Float[Tensor, "E P B S"]:
+    return step.state
+
+
+def _match_moments(step: Step, normal: Float[Tensor, "#E P B S"]) -> Float[Tensor, "E P B S"]:
+    """The noise of the step serves again: what it moved is replaced, so each particle is still drawn once.
+
+    The spread of the means within members is estimated from P particles, and 1 / P of it shows between members too.
+    """
+    n_members, n_particles = step.mean.shape[:2]
+    mean = reduce(step.mean, "e p b s -> b s", "mean")
+    between = reduce(step.mean, "e p b s -> e b s", "mean").var(dim=0, correction=0)
+    var = reduce(step.var, "e p b s -> b s", "mean") + between
+    if n_particles > 1:
+        within = step.mean.var(dim=1, correction=1).mean(dim=0)
+        var = var + within * (1 - (1 - 1 / n_members) / n_particles)
+    return (mean + var.sqrt() * normal).expand_as(step.state)
+
+
+def _average(step: Step, normal: Float[Tensor, "#E P B S"]) -> Float[Tensor, "E P B S"]:
+    return reduce(step.mean, "e p b s -> 1 p b s", "mean").expand_as(step.mean)
+
+
+SCHEMES: dict[str, Scheme] = {
+    "ts_inf": _stay,
+    "ts1": _stay,
+    "moment_matching": _match_moments,
+    "expectation": _average,
+}
+
+
+def check_propagation(propagation: str) -> None:
+    if propagation not in SCHEMES:
+        raise ValueError(f"propagation: got {propagation!r}, expected one of {', '.join(SCHEMES)}")
+
+
+def particles_coincide(propagation: str, deterministic: bool) -> bool:
+    """Whether all particles of a member take the same path, so that one stands for all."""
+    return propagation == "expectation" or (deterministic and propagation != "ts1")
+
+
+def draw_noise(
+    propagation: str,
+    initial_state: Float[Tensor, "B S"],
+    *,
+    horizon: int,
+    n_members: int,
+    n_particles: int,
+    deterministic: bool,
+    generator: torch.Generator | None,
+) -> Noise:
+    """The noise of a rollout; zeros that take no memory where none is needed."""
+    n_sources = n_members if propagation == "moment_matching" else 1
+    shape = (horizon, n_sources, n_particles, *initial_state.shape)
+    device = initial_state.device
+    zeros = initial_state.new_zeros(()).expand(shape)
+    order = None
+    if propagation == "ts1":
+        keys = torch.rand(horizon, n_members, *shape[2:4], generator=generator, device=device)
+        order = keys.argsort(dim=1)
+    if deterministic or propagation == "expectation":
+        return Noise(zeros, zeros[..., 0], order)
+    normal = torch.randn(shape, generator=generator, device=device, dtype=initial_state.dtype)
+    return Noise(normal, torch.rand(shape[:-1], generator=generator, device=device), order)
+
+
+def propagate(
+    step_function: StepFunction,
+    initial_state: Float[Tensor, "B S"],
+    noise: Noise,
+    *,
+    propagation: str,
+    n_members: int,
+    n_particles: int,
+    deterministic: bool,
+) -> Rollout:
+    """Roll particles from the initial states through the members, with a given noise.
+
+    Args:
+        step_function: makes one step of each member.
+        initial_state: where all particles of a batch row start.
+        noise: as `draw_noise` gives it; its P is 1 where particles coincide.
+        propagation: a key of `SCHEMES`.
+        n_members, n_particles: E, and P of the result.
+        deterministic: whether each member follows the mean of its mixture.
+    """
+    scheme = SCHEMES[propagation]
+    state = repeat(initial_state, "b s -> e p b s", e=n_members, p=noise.normal.shape[2])
+    states, means, variances, term_probs = [state], [], [], []
+    for t, normal in enumerate(noise.normal):
+        order = None if noise.order is None else noise.order[t]
+        prediction = step_function(rearrange(_deal(state, order), "e p b s -> e (p b) s"), t)
+        step = _draw(prediction, normal, noise.mode[t], deterministic)
+        state = scheme(step._replace(state=_collect(step.state, order)), normal)
+        term_prob = rearrange(prediction.term_prob, "e (p b) -> e p b", p=normal.shape[1])
+        states.append(state)
+        means.append(step.mean)
+        variances.append(step.var)
+        term_probs.append(_collect(term_prob, order))
+    return Rollout(
+        state=_expand(rearrange(states, "t e p b s -> b e p t s"), n_particles),
+        step_mean=rearrange(means, "t e p b s -> b e p t s"),
+        step_var=rearrange(variances, "t e p b s -> b e p t s"),
+        term_prob=_expand(rearrange(term_probs, "t e p b -> b e p t"), n_particles),
+    )
+
+
+def _draw(
+    prediction: MemberPrediction,
+    normal: Float[Tensor, "#E P B S"],
+    mode: Float[Tensor, "#E P B"],
+    deterministic: bool,
+) -> Step:
+    """Draw each particle from its member's mixture."""
+    unfold = {"p": normal.shape[1]}
+    mixture_mean = rearrange(prediction.mean, "e (p b) m s -> e p b m s", **unfold)
+    mixture_std = rearrange(prediction.std, "e (p b) m s -> e p b m s", **unfold)
+    weights = rearrange(prediction.weights, "e (p b) m -> e p b m", **unfold)
+    mean, var = mixture_moments(mixture_mean, mixture_std, weights)
+    if deterministic:
+        return Step(mean, mean, torch.zeros_like(var))
+    return Step(mixture_sample(mixture_mean, mixture_std, weights, normal, mode), mean, var)
+
+
+def _deal(state: Float[Tensor, "E P B S"], order: Int[Tensor, "E P B"] | None) -> Float[Tensor, "E P B S"]:
+    """Particles in the order of the members that move them next."""
+    if order is None:
+        return state
+    return state.gather(0, repeat(order, "e p b -> e p b s", s=state.shape[-1]))
+
+
+def _collect(value: Float[Tensor, "E P B *S"], order: Int[Tensor, "E P B"] | None) -> Float[Tensor, "E P B *S"]:
+    """Values in the order of members, back in the order of particles."""
+    if order is None:
+        return value
+    back = order.argsort(dim=0)
+    return value.gather(0, back.reshape(*back.shape, *[1] * (value.ndim - 3)).expand_as(value))
+
+
+def _expand(value: Float[Tensor, "B E #P *rest"], n_particles: int) -> Float[Tensor, "B E {n_particles} *rest"]:
+    return value.expand(-1, -1, n_particles, *[-1] * (value.ndim - 3))

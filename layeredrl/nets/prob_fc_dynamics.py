@@ -1,0 +1,81 @@
+"""The fully connected member network."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from gymnasium.spaces import Space
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from layeredrl.nets.mlp import mlp
+from layeredrl.spaces import feature_size
+
+# Mean and std of every mode, the modes' weights, and the probability of termination.
+NetOutput = tuple[
+    tuple[Float[Tensor, "*batch M S"], Float[Tensor, "*batch M S"]],
+    Float[Tensor, "*batch M"],
+    Float[Tensor, "*batch"],
+]
+
+# Episodes are long: before anything is learned, an end is improbable (about 2 %).
+INITIAL_TERMINATION_LOGIT = -4.0
+
+
+class ProbFCDynamics(nn.Module):
+    """One member: a fully connected net with a mixture-of-Gaussians head and a termination head.
+
+    Args:
+        state_space, context_space, action_space: Box or Discrete; `context_space=None` means no context.
+        n_modes: Gaussians in the mixture.
+        hidden_sizes: widths of the hidden layers.
+        nonlinearity: makes the activation behind each hidden layer. PETS uses `nn.SiLU`.
+        min_log_std, max_log_std: soft bounds of the log standard deviation, in the units of the targets.
+            The defaults are those of Chua et al. 2018 (log variance in −10 … 0.5).
+    """
+
+    def __init__(
+        self,
+        state_space: Space[Any],
+        context_space: Space[Any] | None,
+        action_space: Space[Any],
+        n_modes: int = 1,
+        hidden_sizes: Sequence[int] = (128, 128),
+        nonlinearity: Callable[[], nn.Module] = nn.ReLU,
+        *,
+        min_log_std: float = -5.0,
+        max_log_std: float = 0.25,
+    ):
+        super().__init__()
+        n_inputs = sum(feature_size(space) for space in (state_space, context_space, action_space))
+        n_outputs = feature_size(state_space)
+        self.sizes = (n_modes * n_outputs, n_modes * n_outputs, n_modes, 1)
+        self.mode_shape = (n_modes, n_outputs)
+        self.min_log_std, self.max_log_std = min_log_std, max_log_std
+        self.trunk = mlp(n_inputs, hidden_sizes, nonlinearity)
+        self.head = nn.Linear((n_inputs, *hidden_sizes)[-1], sum(self.sizes))
+        nn.init.constant_(self.head.bias[-1:], INITIAL_TERMINATION_LOGIT)
+
+    def forward(
+        self,
+        state: Float[Tensor, "*batch S"],
+        context: Float[Tensor, "*batch C"] | None,
+        action: Float[Tensor, "*batch A"],
+    ) -> NetOutput:
+        """Standardised features in; target mean and std, mode weights and termination probability out."""
+        inputs = [state, action] if context is None else [state, context, action]
+        outputs = self.head(self.trunk(torch.cat(inputs, dim=-1)))
+        mean, log_std, logits, term_logit = outputs.split(self.sizes, dim=-1)
+        std = self.bound(log_std).exp()
+        shape = (*outputs.shape[:-1], *self.mode_shape)
+        return (
+            (mean.reshape(shape), std.reshape(shape)),
+            logits.softmax(dim=-1),
+            term_logit.squeeze(-1).sigmoid(),
+        )
+
+    def bound(self, log_std: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Soft bounds, so that the gradient never vanishes entirely (Chua et al. 2018, appendix A.1)."""
+        log_std = self.max_log_std - softplus(self.max_log_std - log_std)
+        return self.min_log_std + softplus(log_std - self.min_log_std)

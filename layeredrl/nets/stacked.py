@@ -1,0 +1,198 @@
+"""Run E copies of any module as one.
+
+A stack keeps each tensor of its members under the member's own name, with a leading axis E. How the members are
+run is decided once, by trying on example inputs, fastest first:
+
+* *exchanged*: every `nn.Linear` becomes a `StackedLinear`. Serves modules whose tensors all belong to Linear
+  layers and that index from the right;
+* *vmapped*: `torch.func.vmap` over the stacked tensors. Serves nearly everything else;
+* *looped*: one member after the other, with a warning.
+
+A way that fails, or that answers otherwise than the members themselves do, is not taken.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_leaves, tree_map
+
+Inputs = tuple[Tensor | None, ...]
+# (module with stacked tensors, the tensors to use, which members they are, inputs) -> outputs with a leading E
+Way = Callable[[nn.Module, dict[str, Tensor], Sequence[int], Inputs], Any]
+
+# From this many rows per member on, one product per member beats a batched product on CPUs.
+ROWS_FOR_SEPARATE_PRODUCTS = 256
+
+
+class StackedLinear(nn.Module):
+    """E linear layers as one: `(E, …, in)` to `(E, …, out)`."""
+
+    def __init__(self, weight: Float[Tensor, "E n_out n_in"], bias: Float[Tensor, "E n_out"] | None):
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+
+    def forward(self, x: Float[Tensor, "E *batch n_in"]) -> Float[Tensor, "E *batch n_out"]:
+        rows = x.flatten(1, -2)
+        weight = rearrange(self.weight, "e n_out n_in -> e n_in n_out")
+        if self.bias is None:
+            y = torch.bmm(rows, weight)
+        elif rows.shape[1] >= ROWS_FOR_SEPARATE_PRODUCTS and rows.device.type == "cpu":
+            y = torch.stack([torch.addmm(b, r, w) for b, r, w in zip(self.bias, rows, weight, strict=True)])
+        else:
+            y = torch.baddbmm(rearrange(self.bias, "e n_out -> e 1 n_out"), rows, weight)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+
+class Stacked(nn.Module):
+    """E modules of one architecture, run as one.
+
+    Args:
+        members: freshly initialised modules with tensors of the same names and shapes. Copied, not kept.
+        example: inputs for one member, on which the ways of running are tried: a few rows of ordinary values.
+
+    Raises:
+        ValueError: the members' tensors differ in name or shape.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], example: Inputs):
+        super().__init__()
+        self.n_members = len(members)
+        self.members, self._way = _choose_way(members, example)
+
+    def forward(self, *inputs: Tensor | None) -> Any:
+        """Run member `e` on `inputs[…][e]`; the outputs have the leading axis E as well."""
+        return self.select(None)(*inputs)
+
+    def select(self, indices: Tensor | None) -> Callable[..., Any]:
+        """What runs the members at `indices` (None: all), in that order, on inputs with as many leading rows."""
+        tensors = dict(_named_tensors(self.members))
+        chosen: Sequence[int] = range(self.n_members)
+        if indices is not None:
+            tensors = {name: tensor[indices] for name, tensor in tensors.items()}
+            chosen = indices.tolist()
+        elif self._way is _run_exchanged:
+            return self.members
+        return lambda *inputs: self._way(self.members, tensors, chosen, inputs)
+
+
+def _choose_way(members: Sequence[nn.Module], example: Inputs) -> tuple[nn.Module, Way]:
+    """The fastest way of running that answers as the members do, and the stacked module it runs."""
+    stacked = _stack_tensors(members)
+    inputs = tuple(None if x is None else torch.stack([x] * len(members)) for x in example)
+    expected = _in_eval_mode(members, lambda: _stack_outputs([member(*example) for member in members]))
+    candidates: list[tuple[nn.Module, Way]] = [(stacked, _run_vmapped)]
+    if _only_linear_layers_have_tensors(stacked):
+        candidates.insert(0, (_exchange_linear_layers(stacked), _run_exchanged))
+    reason = ""
+    for module, way in candidates:
+        reason = _why_not(way, module, inputs, expected)
+        if not reason:
+            return module, way
+    name = type(members[0]).__name__
+    warnings.warn(f"{name} runs one member after the other, which is slow: {reason}", stacklevel=4)
+    return stacked, partial(_run_looped, [copy.deepcopy(member) for member in members])
+
+
+def _why_not(way: Way, module: nn.Module, inputs: Inputs, expected: Any) -> str:
+    """Why a way doesn't serve, or an empty string. Leaves module and random state as they were."""
+    module = copy.deepcopy(module)
+    everyone = range(len(inputs[0])) if inputs[0] is not None else range(0)
+
+    def run() -> Any:
+        return way(module, dict(_named_tensors(module)), everyone, inputs)
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            answer = _in_eval_mode([module], run)
+            module.train()
+            run()
+    except Exception as error:
+        return str(error).strip().splitlines()[0]
+    pairs = zip(tree_leaves(answer), tree_leaves(expected), strict=True)
+    same = all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
+    return "" if same else "members differ in more than their parameters and buffers"
+
+
+def _run_exchanged(module: nn.Module, tensors: dict[str, Tensor], _: Sequence[int], inputs: Inputs) -> Any:
+    return functional_call(module, tensors, inputs)
+
+
+def _run_vmapped(module: nn.Module, tensors: dict[str, Tensor], _: Sequence[int], inputs: Inputs) -> Any:
+    axes = tuple(None if x is None else 0 for x in inputs)
+    return vmap(partial(functional_call, module), in_dims=(0, axes), randomness="different")(tensors, inputs)
+
+
+def _run_looped(
+    copies: list[nn.Module],
+    module: nn.Module,
+    tensors: dict[str, Tensor],
+    chosen: Sequence[int],
+    inputs: Inputs,
+) -> Any:
+    outputs = []
+    for place, member in enumerate(chosen):
+        own = {name: tensor[place] for name, tensor in tensors.items()}
+        args = tuple(None if x is None else x[place] for x in inputs)
+        outputs.append(functional_call(copies[member].train(module.training), own, args))
+    return _stack_outputs(outputs)
+
+
+def _stack_outputs(outputs: list[Any]) -> Any:
+    return tree_map(lambda *leaves: torch.stack(leaves), *outputs)
+
+
+def _in_eval_mode(modules: Sequence[nn.Module], call: Callable[[], Any]) -> Any:
+    for module in modules:
+        module.eval()
+    with torch.no_grad():
+        answer = call()
+    for module in modules:
+        module.train()
+    return answer
+
+
+def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _stack_tensors(members: Sequence[nn.Module]) -> nn.Module:
+    """A copy of the first member whose tensors are those of all members, stacked."""
+    tensors = [dict(_named_tensors(member)) for member in members]
+    for e, own in enumerate(tensors):
+        for name in own.keys() | tensors[0].keys():
+            shapes = [tuple(t[name].shape) if name in t else "nothing" for t in (own, tensors[0])]
+            if shapes[0] != shapes[1]:
+                raise ValueError(f"member {e}: got {name} {shapes[0]}, expected {shapes[1]} as in member 0")
+    stacked = copy.deepcopy(members[0])
+    for name, tensor in list(_named_tensors(stacked)):
+        owner = stacked.get_submodule(name.rpartition(".")[0])
+        together = torch.stack([own[name].detach() for own in tensors])
+        if isinstance(tensor, nn.Parameter):
+            together = nn.Parameter(together, requires_grad=tensor.requires_grad)
+        setattr(owner, name.rpartition(".")[2], together)
+    return stacked
+
+
+def _only_linear_layers_have_tensors(module: nn.Module) -> bool:
+    return all(
+        type(module.get_submodule(name.rpartition(".")[0])) is nn.Linear for name, _ in _named_tensors(module)
+    )
+
+
+def _exchange_linear_layers(stacked: nn.Module) -> nn.Module:
+    stacked = copy.deepcopy(stacked)
+    for name, layer in list(stacked.named_modules()):
+        if type(layer) is nn.Linear and name:
+            owner = stacked.get_submodule(name.rpartition(".")[0])
+            setattr(owner, name.rpartition(".")[2], StackedLinear(layer.weight, layer.bias))
+    return stacked
