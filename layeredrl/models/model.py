@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from layeredrl.types import Batch, Prediction, Rollout
@@ -18,7 +18,8 @@ class Model(ABC, nn.Module):
     """A stochastic dynamics model: what may follow a state and an action, and whether the episode ends.
 
     States, contexts and actions are flat rows with any leading dims (see `layeredrl.spaces`); next states are
-    absolute. Whatever the inside looks like, queries write to none of their inputs and change no statistics.
+    absolute. Whatever the inside looks like, queries write to none of their inputs and change no statistics. A
+    model is made in evaluation mode and leaves it only while it learns.
 
     Args:
         n_models: members E of an ensemble.
@@ -50,6 +51,11 @@ class Model(ABC, nn.Module):
     def set_n_total_env_steps(self, n: int) -> None:
         """Tell the model how many environment steps were taken in total, for what is scheduled by them."""
         self.n_total_env_steps.fill_(n)
+
+    @property
+    def elites(self) -> Int[Tensor, " elites"]:
+        """Indices of the members to rely on; all, unless the model knows better."""
+        return torch.arange(self.n_models, device=self.device)
 
     @abstractmethod
     def get_parameters(self) -> Iterator[Tensor]:
@@ -90,7 +96,7 @@ class Model(ABC, nn.Module):
         loss_mode: bool = False,
         *,
         propagation: str = "ts_inf",
-        members: Tensor | None = None,
+        members: Int[Tensor, " members"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Rollout:
         """Follow the actions from the initial states with E·P particles each."""
@@ -134,7 +140,10 @@ class Model(ABC, nn.Module):
             raise ValueError("learn: the model has no optimizer; construct it with create_optimizer=True")
         for batch in batch_lst:
             self.check_batch(batch)
-        return torch.stack([self._learn_from(batch, self.optimizer) for batch in batch_lst]).mean()
+        self.train()
+        losses = [self._learn_from(batch, self.optimizer) for batch in batch_lst]
+        self.eval()
+        return torch.stack(losses).mean()
 
     def check_batch(self, batch: Batch) -> None:
         """Refuse data that can't be learned from."""

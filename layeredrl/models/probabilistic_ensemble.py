@@ -115,6 +115,7 @@ class ProbabilisticEnsemble(Model):
         self.to(device)
         if create_optimizer:
             self.optimizer = torch.optim.Adam(self.get_parameters(), lr=learning_rate)
+        self.eval()
 
     @property
     def elites(self) -> Int[Tensor, " elites"]:

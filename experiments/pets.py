@@ -1,0 +1,160 @@
+"""PETS: learn a probabilistic ensemble of an environment's dynamics, plan with it (Chua et al. 2018).
+
+Collects with random actions first, then alternates between fitting the ensemble to everything seen so far and
+acting by planning. Ends with an evaluation from fixed starts.
+"""
+
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+import tyro
+from torch import nn
+from tqdm import tqdm
+
+from experiments.report import make_run_folder, write_report
+from experiments.tasks import find_task, make_env
+from layeredrl.agents.mpc_agent import MPCAgent
+from layeredrl.agents.random_agent import RandomAgent
+from layeredrl.data.replay_buffer import ReplayBuffer
+from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
+from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
+from layeredrl.planners.cem import CEM
+from layeredrl.planners.objective import ModelObjective
+from layeredrl.training.checkpoint import save_checkpoint
+from layeredrl.training.collector import Collector, Episode
+from layeredrl.training.evaluation import evaluate, forecast
+from layeredrl.training.monitor import Monitor
+from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig
+
+# Evaluation starts are the same for every run, and none that training could have seen.
+EVAL_SEED = 1_000_000
+# Steps that the pictures in TensorBoard look ahead.
+FORECAST_HORIZON = 50
+
+
+@dataclass(frozen=True)
+class Args:
+    """Learn to control an environment by model-predictive control with a learned ensemble."""
+
+    env_id: str = "Pendulum-v1"
+    """Environment: one whose reward is known, or any with --task."""
+    task: str | None = None
+    """Your own reward and termination: `module:NAME` of a layeredrl.envs.tasks.Task."""
+    seed: int = 0
+    """Of environment, networks and planner."""
+    name: str | None = None
+    """Run folder below runs/<env_id>/. Default: date, time and seed."""
+    steps: int = 1000
+    """Environment steps, the random ones included."""
+    random_steps: int = 200
+    """Environment steps with random actions, before anything is learned."""
+    fit_every: int = 200
+    """Environment steps between two fits."""
+    n_envs: int = 1
+    """Environments to collect from at a time."""
+    eval_episodes: int = 5
+    """Episodes of the final evaluation, from fixed start seeds, in one vector environment."""
+
+    n_models: int = 5
+    """Members of the ensemble."""
+    n_modes: int = 1
+    """Gaussians in each member's mixture."""
+    hidden_sizes: tuple[int, ...] = (128, 128, 128)
+    """Widths of each member's hidden layers (SiLU)."""
+    n_particles: int = 1
+    """Particles per member in a rollout."""
+    propagation: str = "ts_inf"
+    """How particles move through members: ts_inf, ts1, moment_matching or expectation."""
+    trainer: TrainerConfig = field(default_factory=partial(TrainerConfig, batch_size=64))
+
+    horizon: int = 25
+    """Length of a plan."""
+    n_candidates: int = 100
+    """Plans that CEM tries per iteration."""
+    n_iterations: int = 4
+    """Iterations of CEM per step."""
+    discount: float = 1.0
+    """Of rewards within a plan."""
+
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to learn and plan."""
+    runs: Path = Path("runs")
+    """Where run folders go."""
+
+
+def main(args: Args) -> None:
+    start = time.perf_counter()
+
+    # Environment
+    task = find_task(args.env_id, args.task)
+    folder = make_run_folder(args.runs / args.env_id, args.name, args.seed)
+    env = make_env(task, args.n_envs)
+    state_space, action_space = env.single_observation_space, env.single_action_space
+
+    # Model
+    torch.manual_seed(args.seed)
+    generator = torch.Generator(args.device).manual_seed(args.seed)
+    model = ProbabilisticEnsemble(
+        state_space,
+        None,
+        action_space,
+        partial(ProbFCDynamics, hidden_sizes=args.hidden_sizes, nonlinearity=nn.SiLU),
+        n_models=args.n_models,
+        n_modes=args.n_modes,
+        n_particles_per_model=args.n_particles,
+        device=args.device,
+    )
+    buffer = ReplayBuffer(state_space, None, action_space, capacity=args.steps + args.n_envs, device=args.device)
+    trainer = EnsembleTrainer(model, args.trainer, progress=True)
+
+    # Agents
+    random_agent = RandomAgent(action_space, generator=generator)
+    objective = ModelObjective(
+        model, task.reward, task.termination, discount=args.discount, propagation=args.propagation
+    )
+    planner = CEM(
+        action_space,
+        args.horizon,
+        n_candidates=args.n_candidates,
+        n_iterations=args.n_iterations,
+        device=args.device,
+    )
+    planning_agent = MPCAgent(planner, objective, generator=generator)
+
+    # Loop
+    collector = Collector(env, buffer, seed=args.seed, device=args.device)
+    monitor = Monitor(folder)
+    training: list[tuple[int, Episode]] = []
+    evaluation: list[Episode] = []
+    next_fit = args.random_steps
+    try:
+        with tqdm(total=args.steps, desc=args.env_id, unit="step") as bar:
+            while collector.n_steps < args.steps:
+                if collector.n_steps >= next_fit:
+                    monitor.fit(trainer.fit(buffer), model, collector.n_steps)
+                    next_fit += args.fit_every
+                is_random = collector.n_steps < args.random_steps
+                for episode in collector.step(random_agent if is_random else planning_agent):
+                    training.append((collector.n_steps, episode))
+                    monitor.episode(episode, collector.n_steps, horizon=args.horizon, discount=args.discount)
+                    monitor.forecast(forecast(model, episode, horizon=FORECAST_HORIZON), collector.n_steps)
+                    bar.set_postfix_str(f"return {episode.return_:.1f}, length {len(episode)}")
+                bar.update(min(collector.n_steps, args.steps) - bar.n)
+            monitor.fit(trainer.fit(buffer), model, collector.n_steps)
+        eval_env = make_env(task, args.eval_episodes)
+        evaluation = evaluate(eval_env, planning_agent, seed=EVAL_SEED, progress=True, device=args.device)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted after {collector.n_steps} steps; what was learned so far is kept.")
+
+    # Report
+    monitor.close()
+    save_checkpoint(folder / "checkpoint.pt", model, buffer)
+    seconds = time.perf_counter() - start
+    write_report(folder, args, training, evaluation, eval_seed=EVAL_SEED, seconds=seconds, model=model)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

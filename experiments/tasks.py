@@ -1,0 +1,42 @@
+"""From an environment's name to a task and a vector environment."""
+
+import importlib
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode
+
+from layeredrl.envs.tasks import TASKS, Task
+
+
+def find_task(env_id: str, path: str | None) -> Task:
+    """The task at `path` (`module:NAME`) if there is one, else the known task of the environment."""
+    if path is None:
+        if env_id not in TASKS:
+            raise SystemExit(
+                f"--env-id: got {env_id}, but the reward is known for {', '.join(TASKS)} only.\n"
+                "For another environment, write its reward and termination as functions of a transition (see "
+                "layeredrl/envs/tasks.py), make a Task of them, and name it: --task my_module:MY_TASK"
+            )
+        return TASKS[env_id]
+    module, _, name = path.partition(":")
+    try:
+        task = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SystemExit(f"--task: got {path}, expected module:NAME of an importable Task ({error})") from None
+    if not isinstance(task, Task):
+        raise SystemExit(f"--task: got a {type(task).__name__} at {path}, expected a layeredrl.envs.tasks.Task")
+    return task
+
+
+def make_env(task: Task, n_envs: int) -> gym.vector.VectorEnv[Any, Any, Any]:
+    """The task's environment, `n_envs` times, in a mode that wastes no step on resetting."""
+    try:
+        return gym.make_vec(
+            task.env_id,
+            n_envs,
+            vectorization_mode="sync",
+            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+        )
+    except gym.error.Error as error:
+        raise SystemExit(f"--env-id: gymnasium can't make {task.env_id}: {error}") from None

@@ -1,0 +1,33 @@
+"""Pictures. Needs matplotlib, from the extra `experiments`."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from layeredrl.training.evaluation import Forecast
+
+FORETOLD, HAPPENED = "tab:blue", "black"
+
+
+def draw_forecast(axes: Axes, forecast: Forecast, dim: int) -> None:
+    """The fan of foretold states of one dimension, widest quantiles lightest, and what happened."""
+    n_bands = len(forecast.levels) // 2
+    times = range(forecast.quantiles.shape[1])
+    values = forecast.quantiles[..., dim].cpu()
+    for low in range(n_bands):
+        band = f"{forecast.levels[-1 - low] - forecast.levels[low]:.0%} of the particles"
+        axes.fill_between(times, values[low], values[-1 - low], color=FORETOLD, alpha=0.25, lw=0, label=band)
+    axes.plot(times, values[n_bands], color=FORETOLD, lw=1, label="median")
+    axes.plot(times, forecast.actual[:, dim].cpu(), color=HAPPENED, lw=1, ls="--", label="what happened")
+    axes.set_ylabel(f"state {dim}")
+
+
+def fan_chart(forecast: Forecast, title: str) -> Figure:
+    """A fan per state dimension."""
+    n_dims = forecast.actual.shape[1]
+    figure = Figure(figsize=(7, 1.2 + 1.6 * n_dims), layout="constrained")
+    for dim, axes in enumerate(figure.subplots(n_dims, sharex=True, squeeze=False)[:, 0]):
+        draw_forecast(axes, forecast, dim)
+    figure.axes[0].set_title(title)
+    figure.axes[0].legend(fontsize="small", ncols=4, loc="upper right")
+    figure.axes[-1].set_xlabel("steps ahead")
+    return figure

@@ -1,0 +1,204 @@
+"""Fits an ensemble to what a buffer holds."""
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from layeredrl.data.replay_buffer import ReplayBuffer
+from layeredrl.models.probabilistic_ensemble import MemberScores, ProbabilisticEnsemble
+from layeredrl.types import Batch
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How an ensemble is fitted."""
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    """Decoupled, as in AdamW."""
+    batch_size: int = 128
+    """Transitions per member and step."""
+    max_epochs: int = 100
+    patience: int = 10
+    """A member is done when its held-out loss has not improved for so many epochs."""
+    min_improvement: float = 0.01
+    """What counts as an improvement, in nats per transition."""
+    max_grad_norm: float = 10.0
+    """Of each member's gradient."""
+    n_elites: int | None = None
+    """Members that planners rely on: the best on held-out data. None: all."""
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a fit has done.
+
+    Attributes:
+        train_loss, holdout_loss: after each epoch. Training losses are means over the epoch.
+        best_epoch: whose weights each member has kept; −1: those from before the fit.
+        train, holdout: scores of the kept weights. Without held-out transitions, `holdout` is `train`.
+        elites: indices of the best members.
+        n_train, n_holdout: transitions.
+        seconds: wall clock.
+    """
+
+    train_loss: Float[Tensor, "epochs E"]
+    holdout_loss: Float[Tensor, "epochs E"]
+    best_epoch: Int[Tensor, " E"]
+    train: MemberScores
+    holdout: MemberScores
+    elites: Int[Tensor, " elites"]
+    n_train: int
+    n_holdout: int
+    seconds: float
+
+
+class EnsembleTrainer:
+    """Trains all members at once, each on its own bootstrap, and stops each by its own held-out loss.
+
+    Weights and optimizer are kept from one `fit` to the next, so that a model learns on as data come in.
+
+    Args:
+        model: what to train.
+        config: how.
+        progress: whether to show a progress bar.
+        generator: shuffles the epochs.
+    """
+
+    def __init__(
+        self,
+        model: ProbabilisticEnsemble,
+        config: TrainerConfig = TrainerConfig(),
+        *,
+        progress: bool = False,
+        generator: torch.Generator | None = None,
+    ):
+        n_elites = config.n_elites
+        if n_elites is not None and not 1 <= n_elites <= model.n_models:
+            raise ValueError(f"config.n_elites: got {n_elites}, expected a number in 1 … {model.n_models}")
+        self.model, self.config = model, config
+        self.progress, self.generator = progress, generator
+        self.optimizer = torch.optim.AdamW(
+            model.get_parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+
+    def fit(self, buffer: ReplayBuffer) -> TrainReport:
+        """Train until no member improves any more, or for `max_epochs`; every member keeps its best weights.
+
+        Raises:
+            ValueError: the buffer holds nothing to train on or, with a `holdout_ratio`, nothing held out.
+        """
+        start = time.perf_counter()
+        config, model = self.config, self.model
+        train, holdout = _split(buffer)
+        data = buffer[:].to(model.device)
+        model.set_statistics(data[train])
+        best = _BestWeights(model, model.get_member_scores(data[holdout]).loss, config)
+        train_losses, holdout_losses = [], []
+        epochs = tqdm(range(config.max_epochs), desc="fit", unit="epoch", leave=False, disable=not self.progress)
+        try:
+            for epoch in epochs:
+                train_losses.append(self._train_epoch(data, buffer.bootstrap_counts(model.n_models)))
+                holdout_losses.append(model.get_member_scores(data[holdout]).loss)
+                best.update(epoch, holdout_losses[-1])
+                epochs.set_postfix(holdout=f"{float(best.loss.mean()):.3f}")
+                if not bool(best.improving.any()):
+                    break
+        finally:  # also after Ctrl-C
+            epochs.close()
+            best.restore()
+            model.eval()
+        holdout_scores = model.get_member_scores(data[holdout])
+        model.set_elites(holdout_scores.loss.argsort()[: config.n_elites])
+        return TrainReport(
+            train_loss=torch.stack(train_losses),
+            holdout_loss=torch.stack(holdout_losses),
+            best_epoch=best.epoch,
+            train=model.get_member_scores(data[train]),
+            holdout=holdout_scores,
+            elites=model.elites,
+            n_train=len(train),
+            n_holdout=int(buffer.is_holdout.sum()),
+            seconds=time.perf_counter() - start,
+        )
+
+    def _train_epoch(self, data: Batch, counts: Int[Tensor, "B E"]) -> Float[Tensor, " E"]:
+        """One pass over every member's bootstrap; the mean losses."""
+        losses = []
+        self.model.train()
+        for index in self._shuffled_batches(counts):
+            loss = self.model.get_member_losses(data[index])
+            self.optimizer.zero_grad()
+            loss.sum().backward()
+            clip_member_gradients(self.model.get_parameters(), self.config.max_grad_norm)
+            self.optimizer.step()
+            losses.append(loss.detach())
+        self.model.eval()
+        return torch.stack(losses).mean(dim=0)
+
+    def _shuffled_batches(self, counts: Int[Tensor, "B E"]) -> Int[Tensor, "batches E batch_size"]:
+        """Indices of transitions: each member's bootstrap in an order of its own, cycled to equal lengths."""
+        pools = [torch.arange(len(counts)).repeat_interleave(n.cpu()) for n in counts.T]
+        orders = [pool[torch.randperm(len(pool), generator=self.generator)] for pool in pools]
+        longest = max(len(order) for order in orders)
+        size = min(self.config.batch_size, longest)
+        n_batches = math.ceil(longest / size)
+        place = torch.arange(n_batches * size)
+        index = torch.stack([order[place % len(order)] for order in orders])
+        return rearrange(index, "e (n b) -> n e b", b=size).to(counts.device)
+
+
+class _BestWeights:
+    """The weights with which each member explained held-out data best, and whether it still gets better."""
+
+    def __init__(self, model: ProbabilisticEnsemble, loss: Float[Tensor, " E"], config: TrainerConfig):
+        self._tensors = dict(model.members.nets.state_dict())
+        self._kept = {name: tensor.clone() for name, tensor in self._tensors.items()}
+        self._patience, self._min_improvement = config.patience, config.min_improvement
+        self.loss = loss
+        self.epoch = torch.full_like(loss, -1, dtype=torch.long)
+        self.improving = torch.ones_like(loss, dtype=torch.bool)
+
+    def update(self, epoch: int, loss: Float[Tensor, " E"]) -> None:
+        better = self.improving & (loss < self.loss - self._min_improvement)
+        self.loss = torch.where(better, loss, self.loss)
+        self.epoch = torch.where(better, epoch, self.epoch)
+        self.improving &= epoch - self.epoch < self._patience
+        for name, tensor in self._tensors.items():
+            self._kept[name][better] = tensor[better]
+
+    def restore(self) -> None:
+        for name, tensor in self._tensors.items():
+            tensor.copy_(self._kept[name])
+
+
+@torch.no_grad()
+def clip_member_gradients(parameters: Iterable[Tensor], max_norm: float) -> None:
+    """Scale the gradient of each member, whose parameters share the leading axis E, to at most `max_norm`."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+    scale = (max_norm / norms.clamp_min(torch.finfo(norms.dtype).tiny)).clamp_max(1.0)
+    for gradient in gradients:
+        gradient *= scale.view(-1, *[1] * (gradient.ndim - 1))
+
+
+def _split(buffer: ReplayBuffer) -> tuple[Int[Tensor, " train"], Int[Tensor, " holdout"]]:
+    """Places of training and of held-out transitions; without a hold-out, the former serve as both."""
+    holdout, train = (mask.nonzero().squeeze(-1) for mask in (buffer.is_holdout, ~buffer.is_holdout))
+    if len(train) == 0:
+        raise ValueError(f"buffer: got {len(buffer)} transitions, none of them to train on; collect more")
+    if buffer.holdout_ratio == 0:
+        return train, train
+    if len(holdout) == 0:
+        raise ValueError(
+            f"buffer: got {len(buffer)} transitions, none held out at holdout_ratio={buffer.holdout_ratio}. "
+            "Collect more, or choose holdout_ratio=0 to judge members by their training data"
+        )
+    return train, holdout
