@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from einops import reduce
@@ -26,7 +26,7 @@ class Batch:
     """
 
     state: Float[Tensor, "*batch S"]
-    context: Float[Tensor, "*batch C"] | None
+    context: Num[Tensor, "*batch C"] | None
     action: Num[Tensor, "*batch A"]
     next_state: Float[Tensor, "*batch S"]
     terminated: Bool[Tensor, "*batch"] | Float[Tensor, "*batch"]
@@ -61,18 +61,18 @@ class Batch:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """Every present field through `function`, which treats all alike and leaves the last dim of vectors."""
         return replace(self, **{name: function(value) for name, value in self.items()})
 
-    def __getitem__(self, index: slice | list[int] | Tensor) -> Self:
+    def __getitem__(self, index: slice | list[int] | Tensor) -> "Batch":
         """The transitions at `index`, which counts along the first leading dim."""
         return self.map(lambda value: value[index])
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Batch":
         return self.map(lambda value: value.to(device))
 
-    def flatten(self) -> Self:
+    def flatten(self) -> "Batch":
         """All leading dims as one."""
         n_dims = len(self.shape)
         return self if n_dims == 1 else self.map(lambda value: value.flatten(0, n_dims - 1))

@@ -11,7 +11,7 @@ class Agent(ABC):
 
     @abstractmethod
     def act(
-        self, state: Float[Tensor, "V S"], context: Float[Tensor, "V C"] | None = None
+        self, state: Float[Tensor, "V S"], context: Num[Tensor, "V C"] | None = None
     ) -> tuple[Num[Tensor, "V A"], dict[str, Float[Tensor, " V"]]]:
         """Actions to execute now, and figures about them (such as `value`, if the agent expects one)."""
 

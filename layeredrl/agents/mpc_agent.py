@@ -25,7 +25,7 @@ class MPCAgent(Agent):
         self.state: PlannerState | None = None
 
     def act(
-        self, state: Float[Tensor, "V S"], context: Float[Tensor, "V C"] | None = None
+        self, state: Float[Tensor, "V S"], context: Num[Tensor, "V C"] | None = None
     ) -> tuple[Num[Tensor, "V A"], dict[str, Float[Tensor, " V"]]]:
         """The first actions of the plans, their `value`, and the planner's diagnostics."""
         if self.state is None:

@@ -26,7 +26,7 @@ class RandomAgent(Agent):
         self.action_space, self.generator = action_space, generator
 
     def act(
-        self, state: Float[Tensor, "V S"], context: Float[Tensor, "V C"] | None = None
+        self, state: Float[Tensor, "V S"], context: Num[Tensor, "V C"] | None = None
     ) -> tuple[Num[Tensor, "V A"], dict[str, Float[Tensor, " V"]]]:
         n_envs, device = len(state), state.device
         if isinstance(self.action_space, Discrete):

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 State = Float[Tensor, "*#batch S"]
-Context = Float[Tensor, "*#batch C"] | None
+Context = Num[Tensor, "*#batch C"] | None
 Action = Num[Tensor, "*#batch A"]
 
 

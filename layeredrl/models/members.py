@@ -70,7 +70,7 @@ class Members(nn.Module):
 
     def step_function(
         self,
-        context: Float[Tensor, "R C"] | None,
+        context: Num[Tensor, "R C"] | None,
         actions: Num[Tensor, "H R A"],
         members: Int[Tensor, " members"] | None,
     ) -> StepFunction:

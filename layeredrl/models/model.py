@@ -69,7 +69,7 @@ class Model(ABC, nn.Module):
     def predict(
         self,
         state: Float[Tensor, "*batch S"],
-        context: Float[Tensor, "*batch C"] | None,
+        context: Num[Tensor, "*batch C"] | None,
         action: Num[Tensor, "*batch A"],
         std: float | Tensor | None = None,
     ) -> Prediction:
@@ -79,7 +79,7 @@ class Model(ABC, nn.Module):
     def sample(
         self,
         state: Float[Tensor, "*batch S"],
-        context: Float[Tensor, "*batch C"] | None,
+        context: Num[Tensor, "*batch C"] | None,
         action: Num[Tensor, "*batch A"],
         *,
         generator: torch.Generator | None = None,
@@ -90,7 +90,7 @@ class Model(ABC, nn.Module):
     def rollout(
         self,
         initial_state: Float[Tensor, "B S"],
-        context: Float[Tensor, "B C"] | None,
+        context: Num[Tensor, "B C"] | None,
         actions: Num[Tensor, "B H A"],
         deterministic: bool = False,
         loss_mode: bool = False,
@@ -105,7 +105,7 @@ class Model(ABC, nn.Module):
     def get_log_prob(
         self,
         state: Float[Tensor, "*batch S"],
-        context: Float[Tensor, "*batch C"] | None,
+        context: Num[Tensor, "*batch C"] | None,
         action: Num[Tensor, "*batch A"],
         next_state: Float[Tensor, "*batch S"],
     ) -> LogProb:
@@ -114,7 +114,7 @@ class Model(ABC, nn.Module):
     def get_prob(
         self,
         state: Float[Tensor, "*batch S"],
-        context: Float[Tensor, "*batch C"] | None,
+        context: Num[Tensor, "*batch C"] | None,
         action: Num[Tensor, "*batch A"],
         next_state: Float[Tensor, "*batch S"],
         **more: Any,

@@ -134,7 +134,7 @@ class ProbabilisticEnsemble(Model):
     def predict(
         self,
         state: Float[Tensor, "*batch S"],
-        context: Float[Tensor, "*batch C"] | None,
+        context: Num[Tensor, "*batch C"] | None,
         action: Num[Tensor, "*batch A"],
         std: float | Tensor | None = None,
         *,
@@ -168,7 +168,7 @@ class ProbabilisticEnsemble(Model):
     def sample(
         self,
         state: Float[Tensor, "*batch S"],
-        context: Float[Tensor, "*batch C"] | None,
+        context: Num[Tensor, "*batch C"] | None,
         action: Num[Tensor, "*batch A"],
         *,
         generator: torch.Generator | None = None,
@@ -185,7 +185,7 @@ class ProbabilisticEnsemble(Model):
     def rollout(
         self,
         initial_state: Float[Tensor, "B S"],
-        context: Float[Tensor, "B C"] | None,
+        context: Num[Tensor, "B C"] | None,
         actions: Num[Tensor, "B H A"],
         deterministic: bool = False,
         loss_mode: bool = False,
@@ -236,7 +236,7 @@ class ProbabilisticEnsemble(Model):
     def get_log_prob(
         self,
         state: Float[Tensor, "*batch S"],
-        context: Float[Tensor, "*batch C"] | None,
+        context: Num[Tensor, "*batch C"] | None,
         action: Num[Tensor, "*batch A"],
         next_state: Float[Tensor, "*batch S"],
         std: float | Tensor | None = None,
@@ -283,7 +283,7 @@ class ProbabilisticEnsemble(Model):
         self,
         id: int,
         state: Float[Tensor, "*batch S"],
-        context: Float[Tensor, "*batch C"] | None,
+        context: Num[Tensor, "*batch C"] | None,
         action: Num[Tensor, "*batch A"],
         next_state: Float[Tensor, "*batch S"],
         std: float | Tensor | None = None,
@@ -360,7 +360,7 @@ class ProbabilisticEnsemble(Model):
 
     def _step_function(
         self,
-        context: Float[Tensor, "R C"] | None,
+        context: Num[Tensor, "R C"] | None,
         actions: Num[Tensor, "H R A"],
         members: Int[Tensor, " members"] | None,
         loss_mode: bool,

@@ -48,7 +48,7 @@ class ModelObjective:
     def __call__(
         self,
         state: Float[Tensor, "V S"],
-        context: Float[Tensor, "V C"] | None = None,
+        context: Num[Tensor, "V C"] | None = None,
         *,
         generator: torch.Generator | None = None,
     ) -> Objective:
@@ -70,7 +70,7 @@ class ModelObjective:
         return objective
 
     def returns(
-        self, rollout: Rollout, context: Float[Tensor, "B C"] | None, actions: Num[Tensor, "B H A"]
+        self, rollout: Rollout, context: Num[Tensor, "B C"] | None, actions: Num[Tensor, "B H A"]
     ) -> Float[Tensor, " B"]:
         """Mean over particles of the discounted sum of rewards, each weighted by the probability to be alive."""
         transition = (
