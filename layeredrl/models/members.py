@@ -62,7 +62,7 @@ class Members(nn.Module):
         nets = [partial_net(*spaces, n_modes) for _ in range(n_models)]
         n_rows = n_models + 2  # unlike E, so that a mixed-up axis shows
         example = _example_inputs(self.sizes, n_rows)
-        _check_output(nets[0](*example), (n_rows, n_modes, self.sizes[0]))
+        _check_output(nets[0](*example), mean_shape=(n_rows, n_modes, self.sizes[0]))
         self.nets = Stacked(nets, example)
         # Where nothing is to be normalised, these keep their initial mean 0 and scale 1.
         self.inputs = RunningMoments(sum(self.sizes), momentum)
