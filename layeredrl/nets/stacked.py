@@ -28,7 +28,7 @@ Inputs = tuple[Tensor | None, ...]
 # (module with stacked tensors, the tensors to use, which members they are, inputs) -> outputs with a leading E
 Way = Callable[[nn.Module, dict[str, Tensor], Sequence[int], Inputs], Any]
 
-# From this many rows per member on, one product per member beats a batched product on CPUs.
+# From this many rows per member on, one product per member beats a batched product, on CPUs and without gradients.
 ROWS_FOR_SEPARATE_PRODUCTS = 256
 
 
@@ -45,11 +45,15 @@ class StackedLinear(nn.Module):
         weight = rearrange(self.weight, "e n_out n_in -> e n_in n_out")
         if self.bias is None:
             y = torch.bmm(rows, weight)
-        elif rows.shape[1] >= ROWS_FOR_SEPARATE_PRODUCTS and rows.device.type == "cpu":
+        elif _separate_products_pay(rows):
             y = torch.stack([torch.addmm(b, r, w) for b, r, w in zip(self.bias, rows, weight, strict=True)])
         else:
             y = torch.baddbmm(rearrange(self.bias, "e n_out -> e 1 n_out"), rows, weight)
         return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def _separate_products_pay(rows: Float[Tensor, "E R n_in"]) -> bool:
+    return rows.shape[1] >= ROWS_FOR_SEPARATE_PRODUCTS and rows.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 class Stacked(nn.Module):

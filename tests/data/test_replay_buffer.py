@@ -222,9 +222,7 @@ def test_a_superfluous_context_and_one_outside_a_discrete_are_refused(unchecked)
         lambda b: b.add(transitions(torch.arange(2))),
     )  # fmt: skip
     bad = replace(transitions(torch.arange(2), "Discrete"), context=torch.tensor([[1], [4]]))
-    assert_refused(
-        make_buffer(context="Discrete"), ValueError, r"Batch\.context: got 4 at", lambda b: b.add(bad)
-    )
+    assert_refused(make_buffer(context="Discrete"), ValueError, r"Batch\.context: got 4 at", lambda b: b.add(bad))
 
 
 @pytest.mark.parametrize(

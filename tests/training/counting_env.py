@@ -1,6 +1,6 @@
 """An environment that counts: each observation says where and when it was made.
 
-The observation is `1000 · env + 100 · episode + step`, and the negative of it. The reward is the action. The
+The observation is `10,000 · env + 100 · episode + step`, and the negative of it. The reward is the action. The
 n-th episode of every environment ends as `ENDINGS[n % 3]` says.
 """
 
@@ -19,6 +19,7 @@ from layeredrl.agents.agent import Agent
 
 MODES = list(AutoresetMode)
 BOX, DISCRETE = Box(-10.0, 10.0, (1,)), Discrete(10, start=-5)
+ENV, EPISODE = 10_000, 100
 # terminated, truncated
 ENDINGS = ((True, False), (False, True), (True, True))
 
@@ -47,7 +48,7 @@ class CountingEnv(gym.Env[NDArray[np.float32], Any]):
         return self._observation(), float(np.sum(action)), terminated, truncated, {}
 
     def _observation(self) -> NDArray[np.float32]:
-        count = 1000 * self.env + 100 * self.episode + self.count
+        count = ENV * self.env + EPISODE * self.episode + self.count
         return np.array([np.nan if count == self.nan_at else count, -count], dtype=np.float32)
 
 
@@ -63,7 +64,7 @@ def make_env(mode: AutoresetMode, lengths: Sequence[int] = (3, 1, 5), **more: An
 
 def true_episode(env: int, episode: int, length: int) -> tuple[list[int], tuple[bool, bool]]:
     """All observations of an episode, and how it ends."""
-    start = 1000 * env + 100 * episode
+    start = ENV * env + EPISODE * episode
     return list(range(start, start + length + 1)), ENDINGS[episode % 3]
 
 

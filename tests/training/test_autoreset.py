@@ -129,7 +129,7 @@ def test_observations_of_any_shape_become_rows(mode):
     env.step(torch.zeros(2, 1))
     step = env.step(torch.zeros(2, 1))
     assert step.is_last.tolist() == [True, False]
-    assert step.next_state.tolist() == [[2, -4, 6, -8], [1002, -2004, 3006, -4008]]
+    assert step.next_state.tolist() == [[2, -4, 6, -8], [10002, -20004, 30006, -40008]]
 
 
 def test_seeds_reach_each_environment():
@@ -147,7 +147,9 @@ def test_what_is_no_vector_environment_is_refused(unchecked):
 def test_an_environment_that_hides_its_autoreset_mode_is_refused(mode):
     env = make_env(AutoresetMode.NEXT_STEP, LENGTHS)
     env.metadata = {} if mode is None else {"autoreset_mode": mode}
-    with pytest.raises(ValueError, match=r"env\.metadata\['autoreset_mode'\]: got (None|'NextStep'), expected one of"):
+    with pytest.raises(
+        ValueError, match=r"env\.metadata\['autoreset_mode'\]: got (None|'NextStep'), expected one of"
+    ):
         VectorEnvironment(env)
 
 
