@@ -1,0 +1,1 @@
+"""Runnable studies. Nothing imports them."""

@@ -28,6 +28,7 @@ from layeredrl.training.collector import Collector, Episode
 from layeredrl.training.evaluation import evaluate, forecast
 from layeredrl.training.monitor import Monitor
 from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig
+from layeredrl.types import Propagation
 
 # Evaluation starts are the same for every run, and none that training could have seen.
 EVAL_SEED = 1_000_000
@@ -56,7 +57,7 @@ class Args:
     n_envs: int = 1
     """Environments to collect from at a time."""
     eval_episodes: int = 5
-    """Episodes of the final evaluation, from fixed start seeds, in one vector environment."""
+    """Episodes of the final evaluation, from fixed start seeds, in one vector environment; 0: none."""
 
     n_models: int = 5
     """Members of the ensemble."""
@@ -66,9 +67,9 @@ class Args:
     """Widths of each member's hidden layers (SiLU)."""
     n_particles: int = 1
     """Particles per member in a rollout."""
-    propagation: str = "ts_inf"
-    """How particles move through members: ts_inf, ts1, moment_matching or expectation."""
-    trainer: TrainerConfig = field(default_factory=partial(TrainerConfig, batch_size=64))
+    propagation: Propagation = "ts_inf"
+    """How particles move through members."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     horizon: int = 25
     """Length of a plan."""
@@ -129,6 +130,7 @@ def main(args: Args) -> None:
     monitor = Monitor(folder)
     training: list[tuple[int, Episode]] = []
     evaluation: list[Episode] = []
+    interrupted = False
     next_fit = args.random_steps
     try:
         with tqdm(total=args.steps, desc=args.env_id, unit="step") as bar:
@@ -144,16 +146,26 @@ def main(args: Args) -> None:
                     bar.set_postfix_str(f"return {episode.return_:.1f}, length {len(episode)}")
                 bar.update(min(collector.n_steps, args.steps) - bar.n)
             monitor.fit(trainer.fit(buffer), model, collector.n_steps)
-        eval_env = make_env(task, args.eval_episodes)
-        evaluation = evaluate(eval_env, planning_agent, seed=EVAL_SEED, progress=True, device=args.device)
+        if args.eval_episodes:
+            eval_env = make_env(task, args.eval_episodes)
+            evaluation = evaluate(eval_env, planning_agent, seed=EVAL_SEED, progress=True, device=args.device)
     except KeyboardInterrupt:
+        interrupted = True
         print(f"\nInterrupted after {collector.n_steps} steps; what was learned so far is kept.")
 
     # Report
     monitor.close()
     save_checkpoint(folder / "checkpoint.pt", model, buffer)
-    seconds = time.perf_counter() - start
-    write_report(folder, args, training, evaluation, eval_seed=EVAL_SEED, seconds=seconds, model=model)
+    write_report(
+        folder,
+        args,
+        training,
+        evaluation,
+        eval_seed=EVAL_SEED,
+        interrupted=interrupted,
+        seconds=time.perf_counter() - start,
+        model=model,
+    )
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def write_report(
     evaluation: Sequence[Episode],
     *,
     eval_seed: int,
+    interrupted: bool,
     seconds: float,
     model: Model,
 ) -> None:
@@ -47,8 +48,9 @@ def write_report(
         folder: where to write.
         args: dataclass of the run's arguments.
         training: environment steps so far and the episode, for each episode collected.
-        evaluation: episodes of the evaluation, from start seeds `eval_seed` on; empty if the run was interrupted.
+        evaluation: episodes of the evaluation, from start seeds `eval_seed` on.
         eval_seed: of the first episode.
+        interrupted: whether the run was stopped before its end.
         seconds: that the run took.
         model: for the fan charts.
     """
@@ -61,7 +63,7 @@ def write_report(
         "arguments": json.loads(json.dumps(asdict(args), default=str)),
         "versions": _versions(),
         "seconds": round(seconds, 1),
-        "interrupted": not evaluation,
+        "interrupted": interrupted,
         "training": [{"step": step, "return": e.return_, "length": len(e)} for step, e in training],
         "evaluation": table,
         "evaluation_return_mean": mean,

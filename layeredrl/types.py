@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from einops import reduce
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
+
+# How particles move through the members of an ensemble, see `layeredrl.models.propagation`.
+Propagation = Literal["ts_inf", "ts1", "moment_matching", "expectation"]
 
 
 @dataclass(frozen=True)

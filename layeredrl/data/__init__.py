@@ -1,0 +1,1 @@
+"""Transitions: kept, and given to members."""

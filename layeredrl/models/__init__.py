@@ -1,0 +1,1 @@
+"""The dynamics side: what may follow a state and an action."""

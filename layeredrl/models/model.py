@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
-from layeredrl.types import Batch, Prediction, Rollout
+from layeredrl.types import Batch, Prediction, Propagation, Rollout
 
 Info = dict[str, Tensor]
 LogProb = tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"], Info]
@@ -95,7 +95,7 @@ class Model(ABC, nn.Module):
         deterministic: bool = False,
         loss_mode: bool = False,
         *,
-        propagation: str = "ts_inf",
+        propagation: Propagation = "ts_inf",
         members: Int[Tensor, " members"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Rollout:

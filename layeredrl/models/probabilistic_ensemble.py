@@ -24,7 +24,7 @@ from layeredrl.models.propagation import (
 )
 from layeredrl.models.symmetry_breaking import RandomDynamics, blend
 from layeredrl.spaces import check_rows, check_space, feature_size, features
-from layeredrl.types import Batch, Prediction, Rollout
+from layeredrl.types import Batch, Prediction, Propagation, Rollout
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -190,7 +190,7 @@ class ProbabilisticEnsemble(Model):
         deterministic: bool = False,
         loss_mode: bool = False,
         *,
-        propagation: str = "ts_inf",
+        propagation: Propagation = "ts_inf",
         members: Int[Tensor, " members"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Rollout:

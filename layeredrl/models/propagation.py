@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from layeredrl.models.mixture import mixture_moments, mixture_sample
-from layeredrl.types import Rollout
+from layeredrl.types import Propagation, Rollout
 
 
 class MemberPrediction(NamedTuple):
@@ -79,7 +79,7 @@ def _average(step: Step, normal: Float[Tensor, "#E P B S"]) -> Float[Tensor, "E 
     return reduce(step.mean, "e p b s -> 1 p b s", "mean").expand_as(step.mean)
 
 
-SCHEMES: dict[str, Scheme] = {
+SCHEMES: dict[Propagation, Scheme] = {
     "ts_inf": _stay,
     "ts1": _stay,
     "moment_matching": _match_moments,
@@ -92,13 +92,13 @@ def check_propagation(propagation: str) -> None:
         raise ValueError(f"propagation: got {propagation!r}, expected one of {', '.join(SCHEMES)}")
 
 
-def particles_coincide(propagation: str, deterministic: bool) -> bool:
+def particles_coincide(propagation: Propagation, deterministic: bool) -> bool:
     """Whether all particles of a member take the same path, so that one stands for all."""
     return propagation == "expectation" or (deterministic and propagation != "ts1")
 
 
 def draw_noise(
-    propagation: str,
+    propagation: Propagation,
     initial_state: Float[Tensor, "B S"],
     *,
     horizon: int,
@@ -127,7 +127,7 @@ def propagate(
     initial_state: Float[Tensor, "B S"],
     noise: Noise,
     *,
-    propagation: str,
+    propagation: Propagation,
     n_members: int,
     n_particles: int,
     deterministic: bool,

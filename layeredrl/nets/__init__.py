@@ -1,0 +1,1 @@
+"""Member networks, and how many of them run as one."""

@@ -8,8 +8,9 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from layeredrl.models.model import Model
+from layeredrl.models.propagation import check_propagation
 from layeredrl.planners.planner import Objective
-from layeredrl.types import Rollout
+from layeredrl.types import Propagation, Rollout
 
 # (state, context, action, next_state), each with any leading dims -> one value per transition
 RewardFunction = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
@@ -36,11 +37,12 @@ class ModelObjective:
         termination: TerminationFunction | None = None,
         *,
         discount: float = 1.0,
-        propagation: str = "ts_inf",
+        propagation: Propagation = "ts_inf",
         use_elites: bool = True,
     ):
         if not 0 < discount <= 1:
             raise ValueError(f"discount: got {discount}, expected a number in (0, 1]")
+        check_propagation(propagation)
         self.model = model
         self.reward, self.termination = reward, termination
         self.discount, self.propagation, self.use_elites = discount, propagation, use_elites

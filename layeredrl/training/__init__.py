@@ -1,0 +1,1 @@
+"""Collect, fit, evaluate, watch."""

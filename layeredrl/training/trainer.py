@@ -21,11 +21,13 @@ class TrainerConfig:
     """How an ensemble is fitted."""
 
     learning_rate: float = 1e-3
+    """Of AdamW."""
     weight_decay: float = 1e-5
-    """Decoupled, as in AdamW."""
-    batch_size: int = 128
+    """Of AdamW."""
+    batch_size: int = 64
     """Transitions per member and step."""
     max_epochs: int = 100
+    """Passes over each member's bootstrap, at most."""
     patience: int = 10
     """A member is done when its held-out loss has not improved for so many epochs."""
     min_improvement: float = 0.01

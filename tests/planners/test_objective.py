@@ -133,9 +133,9 @@ def test_a_discount_outside_its_range_is_refused(discount):
         ModelObjective(make_model(), reward, discount=discount)
 
 
-def test_an_unknown_propagation_is_refused_before_planning():
+def test_an_unknown_propagation_is_refused():
     with pytest.raises(ValueError, match=r"propagation: got 'ts2', expected one of ts_inf"):
-        ModelObjective(make_model(), reward, propagation="ts2")
+        ModelObjective(make_model(), reward, propagation="ts2")(torch.randn(V, 3))(draw_plans())
 
 
 def test_a_missing_or_superfluous_context_is_refused(unchecked):

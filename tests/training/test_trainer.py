@@ -133,7 +133,7 @@ def test_elites_are_the_best_on_held_out_data(monkeypatch, n_elites, expected):
 
 def test_fitting_members_together_equals_fitting_each_alone(monkeypatch):
     """Against plain torch: one network, its own optimizer, clip_grad_norm_, the whole bootstrap as one batch."""
-    buffer = make_buffer(40, holdout_ratio=0)
+    buffer = make_buffer(40, holdout_ratio=0.0)
     counts = torch.stack([torch.tensor([1, 0, 3, 0]).roll(member).repeat(10) for member in range(3)], dim=1)
     monkeypatch.setattr(ReplayBuffer, "bootstrap_counts", lambda self, n_models: counts)
     config = replace(LAST_WEIGHTS, batch_size=1000, weight_decay=0.1, max_grad_norm=0.5)

@@ -61,7 +61,7 @@ def test_a_later_fit_learns_on():
 
 
 def test_without_holdout_members_are_judged_by_their_training_data():
-    model, buffer = make_model(), make_buffer(holdout_ratio=0)
+    model, buffer = make_model(), make_buffer(holdout_ratio=0.0)
     report = EnsembleTrainer(model, QUICK).fit(buffer)
     assert (report.n_train, report.n_holdout) == (300, 0)
     assert torch.equal(report.holdout.loss, report.train.loss)
@@ -101,7 +101,7 @@ def test_a_buffer_with_only_held_out_transitions_is_refused():
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_a_few_transitions_are_enough_or_are_refused_clearly(n):
     """With so few, a member's bootstrap may be empty."""
-    buffer = make_buffer(n, holdout_ratio=0)
+    buffer = make_buffer(n, holdout_ratio=0.0)
     model = make_model(8)
     assert bool((buffer.bootstrap_counts(8).sum(dim=0) == 0).any())
     before = {name: x.clone() for name, x in model.state_dict().items()}
@@ -121,6 +121,6 @@ def test_a_bad_number_of_elites_is_refused(n_elites):
 
 
 @pytest.mark.parametrize("name", ["max_epochs", "batch_size", "patience", "max_grad_norm", "learning_rate"])
-def test_settings_that_cannot_train_are_refused_by_name(name):
+def test_settings_that_cannot_train_are_refused_by_name(name, unchecked):
     with pytest.raises(ValueError, match=f"{name}: got -1"):
         EnsembleTrainer(make_model(), replace(QUICK, **{name: -1}))
