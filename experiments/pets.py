@@ -142,7 +142,9 @@ def main(args: Args) -> None:
                 for episode in collector.step(random_agent if is_random else planning_agent):
                     training.append((collector.n_steps, episode))
                     monitor.episode(episode, collector.n_steps, horizon=args.horizon, discount=args.discount)
-                    monitor.forecast(forecast(model, episode, horizon=FORECAST_HORIZON), collector.n_steps)
+                    if not is_random:
+                        seen = forecast(model, episode, horizon=FORECAST_HORIZON)
+                        monitor.forecast(seen, collector.n_steps)
                     bar.set_postfix_str(f"return {episode.return_:.1f}, length {len(episode)}")
                 bar.update(min(collector.n_steps, args.steps) - bar.n)
             monitor.fit(trainer.fit(buffer), model, collector.n_steps)

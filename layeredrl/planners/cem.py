@@ -15,7 +15,8 @@ from layeredrl.spaces import features
 class CEM(Planner):
     """Draw candidates, keep the best, fit the search distribution to them, repeat (as in Chua et al. 2018).
 
-    The last iteration tries the mean of the distribution as well; the best plan of that iteration is returned.
+    The last iteration tries the mean of the distribution as well. The best plan of that iteration is returned: the
+    mean, if none is better.
 
     Args:
         action_space, horizon, n_candidates, n_iterations, initial_std, device: see `Planner`.
@@ -72,8 +73,11 @@ class CEM(Planner):
             new_mean, new_std = self._fit(_take(candidates, elites), elite_values.isfinite())
             mean = torch.lerp(new_mean, mean, self.momentum)
             std = torch.lerp(new_std, std, self.momentum).clamp_min(self.min_std)
+        # Where nothing beats the mean, as on a plateau, it is the steadier choice.
+        mean_is_best = values[:, -1:] >= elite_values[:, :1]
+        best = torch.where(mean_is_best, values.shape[1] - 1, elites[:, :1])
         return Plan(
-            actions=_take(candidates, elites[:, :1]).squeeze(1),
+            actions=_take(candidates, best).squeeze(1),
             value=elite_values[:, 0],
             state=PlannerState(mean),
             diagnostics={"search_std": std.mean(dim=(1, 2))},

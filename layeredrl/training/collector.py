@@ -29,7 +29,7 @@ class Episode:
     """
 
     env: int
-    state: Float[Tensor, "T+1 S"]
+    state: Float[Tensor, "states S"]
     action: Num[Tensor, "T A"]
     reward: Float[Tensor, " T"]
     terminated: bool

@@ -70,7 +70,7 @@ class Monitor:
         for dim, value in enumerate(values.tolist()):
             self._scalar(f"{name}/state_{dim}", value, step)
 
-    def _scalar(self, name: str, value: float, step: int) -> None:
+    def _scalar(self, name: str, value: float | int, step: int) -> None:
         self._writer.add_scalar(name, value, step)
 
 

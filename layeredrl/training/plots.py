@@ -28,6 +28,6 @@ def fan_chart(forecast: Forecast, title: str) -> Figure:
     for dim, axes in enumerate(figure.subplots(n_dims, sharex=True, squeeze=False)[:, 0]):
         draw_forecast(axes, forecast, dim)
     figure.axes[0].set_title(title)
-    figure.axes[0].legend(fontsize="small", ncols=4, loc="upper right")
     figure.axes[-1].set_xlabel("steps ahead")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), ncols=4, loc="outside lower center")
     return figure

@@ -16,8 +16,13 @@ DISCRETE = Discrete(3, start=5)
 
 
 def follow_state(state, context, action, next_state):
-    """The best action is the first number of the state, and 0 in every state but real ones (which are < 1)."""
+    """The best action is the first number of the state."""
     return -(action[..., 0] - state[..., 0]).square()
+
+
+def at_once(state, context, action, next_state):
+    """Every episode ends after one step, so that only the state that was observed counts."""
+    return torch.ones_like(next_state[..., 0], dtype=torch.bool)
 
 
 def make_model(action_space=BOX, context_space=None):
@@ -28,7 +33,7 @@ def make_model(action_space=BOX, context_space=None):
 
 
 def make_agent(action_space=BOX, *, seed=None, reward=follow_state, context_space=None):
-    objective = ModelObjective(make_model(action_space, context_space), reward)
+    objective = ModelObjective(make_model(action_space, context_space), reward, at_once)
     planner = CEM(action_space, 3, n_candidates=100, n_iterations=4)
     return MPCAgent(planner, objective, generator=None if seed is None else torch.Generator().manual_seed(seed))
 
@@ -37,7 +42,7 @@ def make_agent(action_space=BOX, *, seed=None, reward=follow_state, context_spac
 def test_each_environment_gets_the_action_for_its_own_state(n_envs):
     state = torch.linspace(-0.8, 0.8, n_envs).unsqueeze(1).repeat(1, 2)
     action, info = make_agent().act(state)
-    torch.testing.assert_close(action, state[:, :1], rtol=0, atol=0.15)
+    torch.testing.assert_close(action, state[:, :1], rtol=0, atol=0.05)
     assert info["value"].shape == (n_envs,)
     assert info["value"].isfinite().all()
 
@@ -56,7 +61,7 @@ def test_each_environment_is_planned_for_in_its_own_context():
     context = torch.tensor([[-0.5], [0.7]])
     agent = make_agent(reward=follow_context, context_space=BOX)
     action, _ = agent.act(torch.zeros(2, 2), context)
-    torch.testing.assert_close(action, context, rtol=0, atol=0.15)
+    torch.testing.assert_close(action, context, rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("goal", [-100.0, 100.0])
@@ -65,7 +70,7 @@ def test_actions_stay_inside_the_space(goal):
     for _ in range(3):
         action, _ = agent.act(torch.randn(4, 2))
         assert (action.abs() <= 1).all()
-    torch.testing.assert_close(action, torch.full((4, 1), goal / 100), rtol=0, atol=0.1)
+    assert (action * goal > 50).all()
 
 
 def test_the_next_search_starts_from_the_shifted_mean():
@@ -129,7 +134,7 @@ def test_a_state_that_is_refused_leaves_the_agent_as_it_was(acted_before, unchec
 
 
 def test_the_generator_decides_the_actions_and_spares_the_global_one():
-    state, before = torch.randn(2, 2), torch.get_rng_state()
+    state, before = torch.zeros(2, 2), torch.get_rng_state()
     agents = [make_agent(seed=seed) for seed in (1, 1, 2)]
     for agent in agents[1:]:
         agent.objective = agents[0].objective

@@ -4,9 +4,9 @@ from typing import ClassVar
 
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete, MultiBinary, Space
+from gymnasium.spaces import Box, Discrete, Space
 
-from layeredrl.planners.planner import Planner
+from layeredrl.planners.planner import Planner, PlannerState
 from tests.reference.riccati import DOUBLE_INTEGRATOR
 
 INF, NAN = float("inf"), float("nan")
@@ -54,8 +54,6 @@ class PlannerContract:
     def make(self, action_space: Space, horizon: int = H, **settings) -> Planner:
         raise NotImplementedError
 
-    # Space ----------------------------------------------------------------------------------------------------
-
     @SPACES
     def test_candidates_and_result_lie_inside_the_space(self, space):
         low, high = limits(space)
@@ -65,7 +63,6 @@ class PlannerContract:
         for actions in (*objective.asked, plan.actions):
             assert ((low <= actions) & (actions <= high)).all()
         assert plan.actions.shape == (2, H, len(low))
-        assert plan.actions.is_floating_point() == isinstance(space, Box)
 
     def test_spread_of_the_candidates_is_the_initial_std(self):
         std = torch.tensor([0.5, 3.0])
@@ -79,10 +76,9 @@ class PlannerContract:
         assert self.make(BOX_2D, initial_std=0.5).initial_std.tolist() == [0.5, 0.5]
 
     def test_unbounded_box_needs_an_initial_std(self):
-        half_bounded = Box(1.0, INF, (1,))
+        half_bounded, target = Box(1.0, INF, (1,)), torch.full((H, 1), 2.0)
         with pytest.raises(ValueError, match=r"initial_std: got None, expected .* unbounded"):
             self.make(half_bounded)
-        target = torch.full((H, 1), 2.0)
         planner = self.make(half_bounded, initial_std=1.0, **self.thorough)
         objective = Recorder(closeness(target))
         plan = planner.plan(objective, planner.init(1))
@@ -95,15 +91,10 @@ class PlannerContract:
         with pytest.raises((ValueError, TypeError), match=rf"{name}: got {bad}, expected"):
             self.make(BOX_1D, **{name: bad})
 
-    def test_bad_spread_or_space_is_refused(self, unchecked):
-        with pytest.raises(ValueError, match=r"initial_std: got 0.*, expected positive numbers"):
-            self.make(BOX_1D, initial_std=0.0)
-        with pytest.raises(ValueError, match=r"initial_std: got nan, expected positive numbers"):
-            self.make(BOX_1D, initial_std=NAN)
-        with pytest.raises(TypeError, match=r"action_space: got MultiBinary"):
-            self.make(MultiBinary(3))
-
-    # Randomness -----------------------------------------------------------------------------------------------
+    def test_a_spread_that_is_not_positive_is_refused(self, unchecked):
+        for bad in (0.0, -1.0, NAN):
+            with pytest.raises(ValueError, match=rf"initial_std: got {bad}, expected positive numbers"):
+                self.make(BOX_1D, initial_std=bad)
 
     @SPACES
     def test_same_generator_gives_the_same_plan_and_spares_the_global_one(self, space):
@@ -124,16 +115,12 @@ class PlannerContract:
         state = planner.shift(planner.plan(closeness(targets.flip(0)), planner.init(3)).state)
         noise, proposals = planner.draw_noise(3), draw_plans(space, 3, 2)
         together = planner.search(closeness(targets), state, noise, proposals)
-        for v in range(3):
-            mask = torch.arange(3) == v
-            alone = planner.search(
-                closeness(targets[mask]), type(state)(state.mean[mask]), noise[:, mask], proposals[mask]
-            )
-            torch.testing.assert_close(together.actions[mask], alone.actions)
-            torch.testing.assert_close(together.value[mask], alone.value)
-            torch.testing.assert_close(together.state.mean[mask], alone.state.mean)
-
-    # Values that aren't finite --------------------------------------------------------------------------------
+        for v in ([0], [1], [2]):
+            own_state = PlannerState(state.mean[v])
+            alone = planner.search(closeness(targets[v]), own_state, noise[:, v], proposals[v])
+            torch.testing.assert_close(together.actions[v], alone.actions)
+            torch.testing.assert_close(together.value[v], alone.value)
+            torch.testing.assert_close(together.state.mean[v], alone.state.mean)
 
     @SPACES
     @pytest.mark.parametrize("bad", [NAN, INF, -INF])
@@ -174,8 +161,6 @@ class PlannerContract:
         with pytest.raises(ValueError, match=r"objective: got values of shape .*, expected \(2, \d+\)"):
             planner.plan(lambda plans: torch.zeros(shape(*plans.shape[:2])), planner.init(2))
 
-    # State ----------------------------------------------------------------------------------------------------
-
     @SPACES
     def test_reset_forgets_masked_environments_only(self, space):
         planner = self.make(space)
@@ -197,27 +182,22 @@ class PlannerContract:
     def test_shift_moves_the_mean_forward_and_opens_the_end(self, space, steps):
         planner = self.make(space)
         state = planner.plan(closeness(draw_plans(space)), planner.init(2)).state
-        shifted = planner.shift(state, steps).mean
-        kept = max(H - steps, 0)
-        assert torch.equal(shifted[:, :kept], state.mean[:, steps:])
-        assert torch.equal(shifted[:, kept:], planner.init(2).mean[:, kept:])
+        expected = torch.cat([state.mean[:, steps:], planner.init(2).mean], dim=1)[:, :H]
+        assert torch.equal(planner.shift(state, steps).mean, expected)
 
     @SPACES
     def test_planning_does_not_write_to_what_it_is_given(self, space):
         planner, proposals = self.make(space), draw_plans(space, 2, 3)
-        state = planner.init(2)
-        before = state.mean.clone(), proposals.clone()
-        planner.plan(closeness(draw_plans(space)), state, proposals=proposals)
-        assert torch.equal(state.mean, before[0])
-        assert torch.equal(proposals, before[1])
+        given = planner.init(2).mean, proposals
+        before = [x.clone() for x in given]
+        planner.plan(closeness(draw_plans(space)), PlannerState(given[0]), proposals=proposals)
+        assert all(torch.equal(*pair) for pair in zip(given, before, strict=True))
 
     def test_no_gradient_graph_is_kept(self):
         planner, gain = self.make(BOX_1D), torch.ones(1, requires_grad=True)
         plan = planner.plan(lambda plans: (gain * plans).sum(dim=(2, 3)), planner.init(1))
-        tensors = (plan.value, plan.actions, plan.state.mean, *plan.diagnostics.values())
-        assert not any(tensor.requires_grad for tensor in tensors)
-
-    # Proposals ------------------------------------------------------------------------------------------------
+        results = (plan.value, plan.actions, plan.state.mean, *plan.diagnostics.values())
+        assert not any(result.requires_grad for result in results)
 
     @SPACES
     @pytest.mark.parametrize("n_iterations", [1, 5])
@@ -234,23 +214,22 @@ class PlannerContract:
         assert torch.equal(plan.actions, best)
         assert plan.value.tolist() == [1.0, 1.0]
 
+    def test_proposals_that_rounding_moved_outside_are_brought_back(self):
+        planner = self.make(BOX_1D)
+        proposals = torch.full((1, 1, H, 1), 2.0 + 1e-6)
+        objective = Recorder(lambda plans: plans.sum(dim=(2, 3)))
+        plan = planner.plan(objective, planner.init(1), proposals=proposals)
+        assert max(x.max() for x in (plan.actions, *objective.asked)) <= 2.0
+
     @SPACES
     def test_proposals_outside_the_space_or_of_wrong_shape_are_refused(self, space, unchecked):
         planner, good = self.make(space), draw_plans(space, 2, 3)
-        bad = {
-            "outside": good + 10,
-            "environments": good[:1],
-            "horizon": good[:, :, 1:],
-            "size": torch.cat([good, good], dim=-1),
-            "dims": good[:, 0],
-        }
-        for proposals in bad.values():
+        wrong_shapes = good[:1], good[:, :, 1:], torch.cat([good, good], dim=-1), good[:, 0]
+        for proposals in (good + 10, *wrong_shapes):
             with pytest.raises(ValueError, match=r"proposals: got .*, expected"):
                 planner.plan(closeness(good[0, 0]), planner.init(2), proposals=proposals)
         with pytest.raises(TypeError, match=r"proposals: got list, expected a Tensor"):
             planner.plan(closeness(good[0, 0]), planner.init(2), proposals=good.tolist())
-
-    # Optima ---------------------------------------------------------------------------------------------------
 
     @SPACES
     def test_it_finds_the_optimum_of_a_simple_objective(self, space):
@@ -264,9 +243,8 @@ class PlannerContract:
     def test_linear_quadratic_regulation_costs_at_most_one_percent_more_than_riccati(self):
         start, horizon = torch.tensor([1.0, -0.5]), 20
         best = DOUBLE_INTEGRATOR.optimal_actions(start, horizon)
-        space = Box(-5.0, 5.0, (1,))
         assert best.abs().max() < 5
-        planner = self.make(space, horizon, **self.thorough)
+        planner = self.make(Box(-5.0, 5.0, (1,)), horizon, **self.thorough)
         plan = planner.plan(lambda plans: -DOUBLE_INTEGRATOR.cost(start, plans), planner.init(1))
         optimum = DOUBLE_INTEGRATOR.cost(start, best).item()
         assert optimum * 0.9999 <= -plan.value.item() <= optimum * 1.01

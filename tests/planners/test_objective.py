@@ -133,7 +133,7 @@ def test_a_discount_outside_its_range_is_refused(discount):
         ModelObjective(make_model(), reward, discount=discount)
 
 
-def test_an_unknown_propagation_is_refused():
+def test_an_unknown_propagation_is_refused(unchecked):
     with pytest.raises(ValueError, match=r"propagation: got 'ts2', expected one of ts_inf"):
         ModelObjective(make_model(), reward, propagation="ts2")(torch.randn(V, 3))(draw_plans())
 

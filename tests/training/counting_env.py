@@ -90,7 +90,7 @@ class EchoAgent(Agent):
         return self.action(state), {self.name: state[:, 0] / 2, "age": age}
 
     def action(self, state: Tensor) -> Tensor:
-        action = self.sign * (state[:, :1] % 4)
+        action = self.sign * (state[:, :1] % 4).nan_to_num()
         return action.long() if self.discrete else action
 
     def reset(self, mask: Tensor | None = None) -> None:

@@ -6,11 +6,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from tests.training.counting_env import BOX, DISCRETE, MODES, CountingEnv, EchoAgent, make_env, true_episode
 from gymnasium.spaces import Box, Dict
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from layeredrl.training.autoreset import VectorEnvironment
+from tests.training.counting_env import BOX, DISCRETE, MODES, CountingEnv, EchoAgent, make_env, true_episode
 
 LENGTHS = (3, 1, 5)
 Row = tuple[float, float, float, bool, bool]

@@ -1,12 +1,14 @@
 """Collector: the stream of an environment that counts, stored and cut into episodes."""
 
+import contextlib
+
 import pytest
 import torch
-from tests.training.counting_env import BOX, DISCRETE, ENV, MODES, CountingEnv, EchoAgent, make_env, true_episode
 from gymnasium.vector import AutoresetMode
 
 from layeredrl.data.replay_buffer import ReplayBuffer
 from layeredrl.training.collector import Collector, Episode
+from tests.training.counting_env import BOX, DISCRETE, ENV, MODES, CountingEnv, EchoAgent, make_env, true_episode
 
 LENGTHS = (3, 1, 5)
 STATE = CountingEnv.observation_space
@@ -102,7 +104,7 @@ def test_an_agent_remembers_nothing_when_an_episode_begins(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_n_steps_counts_transitions(mode):
-    buffer, _, agent, collector = run(mode, 17)
+    buffer, _, _, collector = run(mode, 17)
     assert collector.n_steps == buffer.n_added
     # With NEXT_STEP an episode of length n takes n + 1 steps.
     expected = 13 + 9 + 15 if mode is AutoresetMode.NEXT_STEP else 3 * 17
@@ -147,6 +149,17 @@ def test_a_nan_from_the_environment_is_refused_and_not_stored(mode):
         collector.step(EchoAgent())
     assert collector.buffer.n_added == collector.n_steps == 4
     assert bool(collector.buffer[:].next_state.isfinite().all())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_who_goes_on_after_a_nan_stores_no_leap_over_it(mode):
+    collector = Collector(make_env(mode, (5,), nan_at=3), make_buffer())
+    for _ in range(12):
+        with contextlib.suppress(ValueError):
+            collector.step(EchoAgent())
+    stored = collector.buffer[:]
+    assert len(stored) > 5
+    assert torch.equal(stored.next_state[:, 0], stored.state[:, 0] + 1)
 
 
 def test_a_buffer_that_wants_contexts_says_so():

@@ -1,0 +1,142 @@
+"""Monitor: what was written is what TensorBoard reads."""
+
+import importlib.util
+import warnings
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from layeredrl.training.collector import Episode
+from layeredrl.training.evaluation import forecast
+from layeredrl.training.monitor import Monitor, realised_returns
+from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig
+from tests.training.linear_system import make_batch, make_buffer, make_model
+
+
+def read(log_dir) -> EventAccumulator:
+    events = EventAccumulator(str(log_dir), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    return events
+
+
+def scalars(log_dir) -> dict[str, list[tuple[int, float]]]:
+    events = read(log_dir)
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def make_episode(length: int = 6, *, terminated: bool = False, planned: bool = True) -> Episode:
+    batch = make_batch(length + 1)
+    info = {"act_seconds": torch.linspace(0.1, 0.5, length)}
+    if planned:
+        info["value"] = 10.0 * torch.arange(length)
+    reward = torch.arange(1.0, length + 1)
+    return Episode(0, batch.state, batch.action[:-1], reward, terminated=terminated, info=info)
+
+
+def write_episode(tmp_path, episode: Episode, **settings) -> dict[str, float]:
+    monitor = Monitor(tmp_path)
+    monitor.episode(episode, 40, **settings)
+    monitor.close()
+    written = scalars(tmp_path)
+    assert all(len(values) == 1 and values[0][0] == 40 for values in written.values())
+    return {tag: values[0][1] for tag, values in written.items()}
+
+
+def test_a_fit_writes_the_scores_of_every_member(tmp_path):
+    model, buffer = make_model(2), make_buffer(60)
+    report = EnsembleTrainer(model, TrainerConfig(max_epochs=3)).fit(buffer)
+    monitor = Monitor(tmp_path)
+    monitor.fit(report, model, 200)
+    monitor.close()
+    expected = {"fit/epochs": 3.0, "fit/transitions": report.n_train, "time/fit_seconds": report.seconds}
+    for name, scores in (("train", report.train), ("holdout", report.holdout)):
+        for member in range(2):
+            expected[f"{name}_nll/member_{member}"] = scores.nll[member]
+            expected[f"{name}_rmse/member_{member}"] = scores.mse[member].mean().sqrt()
+    for dim in range(2):
+        expected[f"target_scale/state_{dim}"] = model.members.targets.scale[dim]
+    written = scalars(tmp_path)
+    assert written.keys() == expected.keys()
+    for tag, value in expected.items():
+        assert written[tag] == [(200, pytest.approx(float(value)))], tag
+
+
+def test_an_episode_writes_return_and_length(tmp_path):
+    written = write_episode(tmp_path, make_episode(planned=False), horizon=3)
+    assert written == {"episode/return": 21, "episode/length": 6}
+
+
+def test_what_a_plan_promised_stands_beside_what_it_got(tmp_path):
+    written = write_episode(tmp_path, make_episode(terminated=True), horizon=2)
+    # Rewards 1 … 6; nothing comes after the end.
+    assert written["plan/realised_return"] == pytest.approx((3 + 5 + 7 + 9 + 11 + 6) / 6)
+    assert written["plan/value"] == 25
+    assert written["time/plan_seconds"] == pytest.approx(0.26)
+    assert written.keys() >= {"episode/return", "episode/length"}
+
+
+def test_plans_that_a_time_limit_cut_short_are_not_compared(tmp_path):
+    written = write_episode(tmp_path, make_episode(), horizon=3, discount=0.5)
+    assert written["plan/value"] == 15
+    returns = [r + (r + 1) / 2 + (r + 2) / 4 for r in (1, 2, 3, 4)]
+    assert written["plan/realised_return"] == pytest.approx(sum(returns) / 4)
+
+
+def test_an_episode_shorter_than_the_horizon_leaves_nothing_to_compare(tmp_path):
+    written = write_episode(tmp_path, make_episode(2), horizon=5)
+    assert written.keys() == {"episode/return", "episode/length", "time/plan_seconds"}
+
+
+def test_a_forecast_writes_spread_and_a_picture(tmp_path):
+    monitor = Monitor(tmp_path)
+    results = []
+    for step in (100, 200):
+        results.append(forecast(make_model(n_particles_per_model=2), make_episode(), horizon=4))
+        monitor.forecast(results[-1], step)
+    monitor.close()
+    written = scalars(tmp_path)
+    assert written.keys() == {f"{kind}_std/state_{dim}" for kind in ("epistemic", "aleatoric") for dim in (0, 1)}
+    for dim in (0, 1):
+        for kind in ("epistemic", "aleatoric"):
+            values = [float(getattr(result, f"{kind}_std")[dim]) for result in results]
+            steps_and_values = list(zip((100, 200), values, strict=True))
+            assert written[f"{kind}_std/state_{dim}"] == [(step, pytest.approx(x)) for step, x in steps_and_values]
+    events = read(tmp_path)
+    assert events.Tags()["images"] == ["forecast"]
+    pictures = events.Images("forecast")
+    assert [picture.step for picture in pictures] == [100, 200]
+    assert pictures[0].encoded_image_string.startswith(b"\x89PNG")
+    assert pictures[0].width > 300
+
+
+def test_without_matplotlib_there_is_one_warning_and_no_picture(tmp_path, monkeypatch):
+    original = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "matplotlib" else original(name, *more)
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        monitor = Monitor(tmp_path)
+        result = forecast(make_model(), make_episode(), horizon=4)
+        monitor.forecast(result, 100)
+        monitor.forecast(result, 200)
+        monitor.episode(make_episode(), 200, horizon=3)
+        monitor.close()
+    assert [str(warning.message) for warning in caught] == [
+        "matplotlib is not installed: TensorBoard will show no pictures"
+    ]
+    events = read(tmp_path)
+    assert events.Tags()["images"] == []
+    assert len(events.Scalars("aleatoric_std/state_0")) == 2
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize("horizon", [1, 3, 8, 20])
+def test_realised_returns_equal_a_plain_loop(horizon, discount):
+    reward = torch.randn(8)
+    expected = [
+        sum(discount**k * reward[t + k].item() for k in range(horizon) if t + k < len(reward))
+        for t in range(len(reward))
+    ]
+    assert realised_returns(reward, horizon, discount).tolist() == pytest.approx(expected, abs=1e-5)

@@ -1,0 +1,70 @@
+"""Fan charts say what the forecast says."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from layeredrl.training.evaluation import Forecast
+from layeredrl.training.plots import draw_forecast, fan_chart
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def make_forecast(levels=LEVELS, n_times: int = 7, n_dims: int = 3) -> Forecast:
+    quantiles = torch.randn(len(levels), n_times, n_dims).sort(dim=0).values
+    spread = torch.ones(n_dims)
+    return Forecast(levels, quantiles, torch.randn(n_times, n_dims), spread, spread)
+
+
+def draw(forecast: Forecast, dim: int):
+    axes = Figure().subplots()
+    draw_forecast(axes, forecast, dim)
+    return axes
+
+
+def lines(axes) -> dict[str, np.ndarray]:
+    return {line.get_label(): np.asarray(line.get_ydata()) for line in axes.lines}
+
+
+@pytest.mark.parametrize("dim", [0, 2])
+def test_lines_are_the_median_and_what_happened(dim):
+    forecast = make_forecast()
+    drawn = lines(draw(forecast, dim))
+    assert drawn.keys() == {"median", "what happened"}
+    assert np.array_equal(drawn["median"], forecast.quantiles[2, :, dim])
+    assert np.array_equal(drawn["what happened"], forecast.actual[:, dim])
+
+
+def test_bands_reach_from_quantile_to_quantile_and_are_named_by_what_they_hold():
+    forecast = make_forecast()
+    bands = draw(forecast, 1).collections
+    assert [band.get_label() for band in bands] == ["90% of the particles", "50% of the particles"]
+    for band, (low, high) in zip(bands, ((0, 4), (1, 3)), strict=True):
+        corners = band.get_paths()[0].vertices[:, 1]
+        assert corners.min() == pytest.approx(forecast.quantiles[low, :, 1].min().item())
+        assert corners.max() == pytest.approx(forecast.quantiles[high, :, 1].max().item())
+
+
+def test_no_quantile_is_passed_off_as_the_median():
+    drawn = lines(draw(make_forecast(levels=(0.1, 0.9)), 0))
+    assert drawn.keys() == {"what happened"}
+
+
+@pytest.mark.parametrize("n_dims", [1, 3])
+def test_a_fan_chart_has_a_picture_per_dimension(n_dims):
+    forecast = make_forecast(n_dims=n_dims)
+    figure = fan_chart(forecast, "Open loop after 200 steps")
+    assert [axes.get_ylabel() for axes in figure.axes] == [f"state {dim}" for dim in range(n_dims)]
+    assert figure.axes[0].get_title() == "Open loop after 200 steps"
+    assert figure.axes[-1].get_xlabel() == "steps ahead"
+    for dim, axes in enumerate(figure.axes):
+        assert np.array_equal(lines(axes)["what happened"], forecast.actual[:, dim])
+    figure.draw_without_rendering()
+
+
+def test_it_is_drawn_without_a_global_figure():
+    import matplotlib.pyplot as plt
+
+    fan_chart(make_forecast(), "")
+    assert plt.get_fignums() == []
