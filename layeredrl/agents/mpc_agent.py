@@ -28,15 +28,14 @@ class MPCAgent(Agent):
         self, state: Float[Tensor, "V S"], context: Num[Tensor, "V C"] | None = None
     ) -> tuple[Num[Tensor, "V A"], dict[str, Float[Tensor, " V"]]]:
         """The first actions of the plans, their `value`, and the planner's diagnostics."""
-        if self.state is None:
-            self.state = self.planner.init(len(state))
-        if len(self.state.mean) != len(state):
+        planner_state = self.planner.init(len(state)) if self.state is None else self.state
+        if len(planner_state.mean) != len(state):
             raise ValueError(
-                f"state: got {len(state)} environments, expected {len(self.state.mean)} as before; "
+                f"state: got {len(state)} environments, expected {len(planner_state.mean)} as before; "
                 "call reset() without a mask when all environments are new"
             )
         objective = self.objective(state, context, generator=self.generator)
-        plan = self.planner.plan(objective, self.state, generator=self.generator)
+        plan = self.planner.plan(objective, planner_state, generator=self.generator)
         self.state = self.planner.shift(plan.state)
         return plan.actions[:, 0], {"value": plan.value, **plan.diagnostics}
 
