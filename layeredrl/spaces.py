@@ -49,17 +49,19 @@ def features(space: Space[Any], row: Num[Tensor, "*batch R"]) -> Float[Tensor, "
 
 
 def bounds(space: Box, device: torch.device | str = "cpu") -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
-    """Lowest and highest row of a Box."""
-    low, high = (torch.as_tensor(b, dtype=torch.float32, device=device).flatten() for b in (space.low, space.high))
-    return low, high
+    """Lowest and highest row of a Box: float32 numbers inside its bounds, even if these are float64."""
+    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+    low = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low)
+    high = np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high)
+    return torch.tensor(low.flatten(), device=device), torch.tensor(high.flatten(), device=device)
 
 
 def to_rows(
     space: Space[Any], values: NDArray[Any], device: torch.device | str = "cpu"
 ) -> Float[Tensor, "V R"] | Int[Tensor, "V 1"]:
-    """A batch of values, as a vector environment gives them, as rows."""
+    """A batch of values, as a vector environment gives them, copied into rows."""
     dtype = torch.long if isinstance(space, Discrete) else torch.float32
-    return torch.as_tensor(np.asarray(values), device=device).to(dtype).reshape(len(values), row_size(space))
+    return torch.tensor(np.asarray(values), dtype=dtype, device=device).reshape(len(values), row_size(space))
 
 
 def from_rows(space: Space[Any], rows: Num[Tensor, "V R"]) -> NDArray[Any]:

@@ -35,7 +35,7 @@ class RandomAgent(Agent):
         assert isinstance(self.action_space, Box)
         low, high = bounds(self.action_space, device)
         uniform = torch.rand(n_envs, len(low), generator=self.generator, device=device)
-        return low + (high - low) * uniform, {}
+        return low * (1 - uniform) + high * uniform, {}
 
     def reset(self, mask: Bool[Tensor, " V"] | None = None) -> None:
         """There is nothing to forget."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from gymnasium.spaces import Space
+from gymnasium.spaces import Discrete, Space
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -44,6 +44,8 @@ class ReplayBuffer:
             raise ValueError(f"capacity: got {capacity}, expected at least 1")
         if not 0 <= holdout_ratio < 1:
             raise ValueError(f"holdout_ratio: got {holdout_ratio}, expected a number in [0, 1)")
+        if seed < 0:
+            raise ValueError(f"seed: got {seed}, expected at least 0")
         self.spaces = {
             "state": state_space,
             "context": context_space,
@@ -113,19 +115,22 @@ class ReplayBuffer:
     def state_dict(self) -> dict[str, Any]:
         """All that is stored, ready for `torch.save` and loading with `weights_only=True`."""
         columns = {name: column[: len(self)].clone() for name, column in self._columns.items()}
-        return {"n_added": self.n_added, "capacity": self.capacity, "columns": columns}
+        return {"n_added": self.n_added, "capacity": self.capacity, "seed": self.seed, "columns": columns}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what another buffer of the same capacity and spaces has stored."""
         columns: dict[str, Tensor] = state["columns"]
         if state["capacity"] != self.capacity:
             raise ValueError(f"capacity: got {state['capacity']} in the state, expected {self.capacity}")
-        for name, column in self._columns.items():
-            got = tuple(columns[name].shape[1:]) if name in columns else "nothing"
-            if got != tuple(column.shape[1:]):
-                raise ValueError(
-                    f"{name}: got {got} in the state, expected rows of shape {tuple(column.shape[1:])}"
-                )
+        if state["seed"] != self.seed:
+            raise ValueError(f"seed: got {state['seed']} in the state, expected {self.seed}")
+        n_rows = min(int(state["n_added"]), self.capacity)
+        for name in sorted(self._columns.keys() | columns.keys()):
+            got, expected = _kind(columns.get(name)), _kind(self._columns.get(name))
+            if got != expected:
+                raise ValueError(f"{name}: got {got} in the state, expected {expected}")
+            if len(columns[name]) != n_rows:
+                raise ValueError(f"{name}: got {len(columns[name])} rows in the state, expected {n_rows}")
         self.n_added = int(state["n_added"])
         for name, column in self._columns.items():
             column[: len(self)] = columns[name].to(self.device)
@@ -141,8 +146,12 @@ class ReplayBuffer:
             check_rows(f"Batch.{name}", value, space, device=self.device, contained=name == "action")
 
     def _vectors(self, space: Space[Any]) -> Tensor:
-        dtype = torch.float32 if space.dtype is not None and space.dtype.kind == "f" else torch.long
+        dtype = torch.float32 if not isinstance(space, Discrete) else torch.long
         return torch.zeros(self.capacity, row_size(space), dtype=dtype, device=self.device)
 
     def _scalars(self, dtype: torch.dtype) -> Tensor:
         return torch.zeros(self.capacity, dtype=dtype, device=self.device)
+
+
+def _kind(column: Tensor | None) -> str:
+    return "nothing" if column is None else f"rows of shape {tuple(column.shape[1:])} and {column.dtype}"

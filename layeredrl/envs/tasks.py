@@ -60,9 +60,9 @@ def inverted_pendulum_reward(
 def cartpole_termination(
     state: State, context: Context, action: Action, next_state: State
 ) -> Bool[Tensor, "*batch"]:
-    """CartPole-v1: the cart is more than 2.4 from the centre, or the pole leans by more than 12°."""
+    """CartPole-v1: the cart is more than 2.4 from the centre, the pole leans by more than 12°, or either is NaN."""
     position, angle = next_state[..., 0], next_state[..., 2]
-    return (position.abs() > 2.4) | (angle.abs() > math.radians(12))
+    return ~((position.abs() <= 2.4) & (angle.abs() <= math.radians(12)))
 
 
 def cartpole_reward(state: State, context: Context, action: Action, next_state: State) -> Float[Tensor, "*batch"]:

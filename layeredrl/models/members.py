@@ -1,5 +1,6 @@
 """The networks of an ensemble together with their units: states in, absolute next states out."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -62,7 +63,7 @@ class Members(nn.Module):
         nets = [partial_net(*spaces, n_modes) for _ in range(n_models)]
         n_rows = n_models + 2  # unlike E, so that a mixed-up axis shows
         example = _example_inputs(self.sizes, n_rows)
-        _check_output(nets[0](*example), mean_shape=(n_rows, n_modes, self.sizes[0]))
+        _check_output(copy.deepcopy(nets[0]).eval(), example, mean_shape=(n_rows, n_modes, self.sizes[0]))
         self.nets = Stacked(nets, example)
         # Where nothing is to be normalised, these keep their initial mean 0 and scale 1.
         self.inputs = RunningMoments(sum(self.sizes), momentum)
@@ -152,8 +153,11 @@ def _example_inputs(sizes: list[int], n_rows: int) -> tuple[Tensor, Tensor | Non
     return state, context if sizes[1] else None, action
 
 
-def _check_output(output: object, mean_shape: tuple[int, int, int]) -> None:
+@torch.no_grad()
+def _check_output(net: nn.Module, example: tuple[Tensor | None, ...], mean_shape: tuple[int, int, int]) -> None:
     """Refuse a network that doesn't speak the language of members."""
+    with torch.random.fork_rng(devices=[]):
+        output = net(*example)
     expected = (mean_shape, mean_shape), mean_shape[:2], mean_shape[:1]
     names = "((mean, std), weights, term_prob)"
     try:

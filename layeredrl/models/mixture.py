@@ -26,7 +26,9 @@ def mixture_log_prob(
         mean, std: of each mode; `std` > 0.
         log_weights: normalised over M.
     """
-    score = ((rearrange(value, "... s -> ... 1 s") - mean) / std).clamp(-MAX_STANDARD_SCORE, MAX_STANDARD_SCORE)
+    # Clamped before the division, so that gradients stay finite as well.
+    farthest = MAX_STANDARD_SCORE * std.detach()
+    score = (rearrange(value, "... s -> ... 1 s") - mean).clamp(-farthest, farthest) / std
     per_dim = -0.5 * score.square() - std.log() - 0.5 * math.log(2 * math.pi)
     return torch.logsumexp(log_weights + per_dim.sum(dim=-1), dim=-1)
 

@@ -48,6 +48,10 @@ class ProbFCDynamics(nn.Module):
         max_log_std: float = 0.25,
     ):
         super().__init__()
+        if n_modes < 1:
+            raise ValueError(f"n_modes: got {n_modes}, expected at least 1")
+        if not min_log_std < max_log_std:
+            raise ValueError(f"min_log_std: got {min_log_std}, expected less than max_log_std={max_log_std}")
         n_inputs = sum(feature_size(space) for space in (state_space, context_space, action_space))
         n_outputs = feature_size(state_space)
         self.sizes = (n_modes * n_outputs, n_modes * n_outputs, n_modes, 1)
@@ -76,6 +80,9 @@ class ProbFCDynamics(nn.Module):
         )
 
     def bound(self, log_std: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Soft bounds, so that the gradient never vanishes entirely (Chua et al. 2018, appendix A.1)."""
+        """Soft bounds, so that the gradient doesn't vanish where they are reached (Chua et al. 2018, appendix A.1).
+
+        The upper one is exceeded by log(1 + exp(min − max)) at most, 0.5 % at the defaults.
+        """
         log_std = self.max_log_std - softplus(self.max_log_std - log_std)
         return self.min_log_std + softplus(log_std - self.min_log_std)

@@ -4,9 +4,10 @@ A stack keeps each tensor of its members under the member's own name, with a lea
 run is decided once, by trying on example inputs, fastest first:
 
 * *exchanged*: every `nn.Linear` becomes a `StackedLinear`. Serves modules whose tensors all belong to Linear
-  layers and that index from the right;
+  layers, that index from the right and treat each row alone;
 * *vmapped*: `torch.func.vmap` over the stacked tensors. Serves nearly everything else;
-* *looped*: one member after the other, with a warning.
+* *looped*: one member after the other, with a warning. Serves modules that branch on their data, or whose members
+  differ in more than their tensors.
 
 A way that fails, or that answers otherwise than the members themselves do, is not taken.
 """
@@ -22,6 +23,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
 Inputs = tuple[Tensor | None, ...]
@@ -61,7 +63,8 @@ class Stacked(nn.Module):
 
     Args:
         members: freshly initialised modules with tensors of the same names and shapes. Copied, not kept.
-        example: inputs for one member, on which the ways of running are tried: a few rows of ordinary values.
+        example: inputs for one member, on which the ways of running are tried: some rows of ordinary values, all
+            different, and not E of them.
 
     Raises:
         ValueError: the members' tensors differ in name or shape.
@@ -74,56 +77,81 @@ class Stacked(nn.Module):
 
     def forward(self, *inputs: Tensor | None) -> Any:
         """Run member `e` on `inputs[…][e]`; the outputs have the leading axis E as well."""
-        return self.select(None)(*inputs)
+        return self._way(self.members, dict(_named_tensors(self.members)), range(self.n_members), inputs)
 
     def select(self, indices: Tensor | None) -> Callable[..., Any]:
-        """What runs the members at `indices` (None: all), in that order, on inputs with as many leading rows."""
-        tensors = dict(_named_tensors(self.members))
-        chosen: Sequence[int] = range(self.n_members)
+        """What runs the members at `indices` (None: all), in that order, on inputs with as many leading rows.
+
+        Unlike `forward`, it never changes a buffer, not even in training mode.
+        """
+        if indices is None and self._way is _run_exchanged:
+            return self.members  # which has no buffers
+        chosen = range(self.n_members) if indices is None else indices.tolist()
+        tensors: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self.members.named_buffers()}
+        tensors |= self.members.named_parameters()
         if indices is not None:
             tensors = {name: tensor[indices] for name, tensor in tensors.items()}
-            chosen = indices.tolist()
-        elif self._way is _run_exchanged:
-            return self.members
         return lambda *inputs: self._way(self.members, tensors, chosen, inputs)
 
 
 def _choose_way(members: Sequence[nn.Module], example: Inputs) -> tuple[nn.Module, Way]:
     """The fastest way of running that answers as the members do, and the stacked module it runs."""
-    stacked = _stack_tensors(members)
-    inputs = tuple(None if x is None else torch.stack([x] * len(members)) for x in example)
-    expected = _in_eval_mode(members, lambda: _stack_outputs([member(*example) for member in members]))
-    candidates: list[tuple[nn.Module, Way]] = [(stacked, _run_vmapped)]
-    if _only_linear_layers_have_tensors(stacked):
-        candidates.insert(0, (_exchange_linear_layers(stacked), _run_exchanged))
-    reason = ""
-    for module, way in candidates:
-        reason = _why_not(way, module, inputs, expected)
-        if not reason:
-            return module, way
-    name = type(members[0]).__name__
-    warnings.warn(f"{name} runs one member after the other, which is slow: {reason}", stacklevel=4)
-    return stacked, partial(_run_looped, [copy.deepcopy(member) for member in members])
+    for member in members:
+        _materialize(member, example)
+    with torch.random.fork_rng(devices=[]):
+        members = [copy.deepcopy(member) for member in members]
+        stacked = _stack_tensors(members)
+        looped = partial(_run_looped, members)
+        # Every member gets other inputs, so that mixing up members or averaging over them shows.
+        inputs = tuple(None if x is None else _vary(x, len(members)) for x in example)
+        expected = _answers(looped, stacked, inputs)
+        reason = _why_not(_run_vmapped, stacked, inputs, expected)
+        if reason:
+            name = type(members[0]).__name__
+            warnings.warn(f"{name} runs one member after the other, which is slow: {reason}", stacklevel=4)
+            return stacked, looped
+        if _only_linear_layers_have_tensors(stacked):
+            exchanged = _exchange_linear_layers(stacked)
+            if not _why_not(_run_exchanged, exchanged, inputs, expected):
+                return exchanged, _run_exchanged
+        return stacked, _run_vmapped
 
 
-def _why_not(way: Way, module: nn.Module, inputs: Inputs, expected: Any) -> str:
-    """Why a way doesn't serve, or an empty string. Leaves module and random state as they were."""
-    module = copy.deepcopy(module)
-    everyone = range(len(inputs[0])) if inputs[0] is not None else range(0)
+def _vary(x: Float[Tensor, "B F"], n_members: int) -> Float[Tensor, "E B F"]:
+    return torch.stack([(-1) ** e * x + 0.1 * e for e in range(n_members)])
 
-    def run() -> Any:
-        return way(module, dict(_named_tensors(module)), everyone, inputs)
 
+@torch.no_grad()
+def _materialize(member: nn.Module, example: Inputs) -> None:
+    """Let lazy layers get their sizes."""
+    if any(is_lazy(tensor) for _, tensor in _named_tensors(member)):
+        member(*example)
+
+
+def _why_not(way: Way, module: nn.Module, inputs: Inputs, expected: list[Any]) -> str:
+    """Why a way doesn't serve, or an empty string."""
     try:
-        with torch.random.fork_rng(devices=[]):
-            answer = _in_eval_mode([module], run)
-            module.train()
-            run()
+        answers = _answers(way, module, inputs)
     except Exception as error:
         return str(error).strip().splitlines()[0]
-    pairs = zip(tree_leaves(answer), tree_leaves(expected), strict=True)
+    pairs = list(zip(tree_leaves(answers), tree_leaves(expected), strict=True))
     same = all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
     return "" if same else "members differ in more than their parameters and buffers"
+
+
+@torch.no_grad()
+def _answers(way: Way, module: nn.Module, inputs: Inputs) -> list[Any]:
+    """Outputs in evaluation and in training mode, as zeros where they are random. Leaves the module as it was."""
+    module = copy.deepcopy(module)
+    everyone = range(next(len(x) for x in inputs if x is not None))
+    answers = []
+    for training in (False, True):
+        module.train(training)
+        random_state = torch.get_rng_state()
+        answer = way(module, dict(_named_tensors(module)), everyone, inputs)
+        is_random = not torch.equal(torch.get_rng_state(), random_state)
+        answers.append(tree_map(torch.zeros_like, answer) if is_random else answer)
+    return answers
 
 
 def _run_exchanged(module: nn.Module, tensors: dict[str, Tensor], _: Sequence[int], inputs: Inputs) -> Any:
@@ -154,16 +182,6 @@ def _stack_outputs(outputs: list[Any]) -> Any:
     return tree_map(lambda *leaves: torch.stack(leaves), *outputs)
 
 
-def _in_eval_mode(modules: Sequence[nn.Module], call: Callable[[], Any]) -> Any:
-    for module in modules:
-        module.eval()
-    with torch.no_grad():
-        answer = call()
-    for module in modules:
-        module.train()
-    return answer
-
-
 def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_parameters()
     yield from module.named_buffers()
@@ -173,17 +191,19 @@ def _stack_tensors(members: Sequence[nn.Module]) -> nn.Module:
     """A copy of the first member whose tensors are those of all members, stacked."""
     tensors = [dict(_named_tensors(member)) for member in members]
     for e, own in enumerate(tensors):
-        for name in own.keys() | tensors[0].keys():
+        for name in sorted(own.keys() | tensors[0].keys()):
             shapes = [tuple(t[name].shape) if name in t else "nothing" for t in (own, tensors[0])]
             if shapes[0] != shapes[1]:
                 raise ValueError(f"member {e}: got {name} {shapes[0]}, expected {shapes[1]} as in member 0")
     stacked = copy.deepcopy(members[0])
-    for name, tensor in list(_named_tensors(stacked)):
-        owner = stacked.get_submodule(name.rpartition(".")[0])
-        together = torch.stack([own[name].detach() for own in tensors])
-        if isinstance(tensor, nn.Parameter):
-            together = nn.Parameter(together, requires_grad=tensor.requires_grad)
-        setattr(owner, name.rpartition(".")[2], together)
+    together: dict[int, Tensor] = {}  # by identity, as a tensor can have several names
+    for name, tensor in _named_tensors(stacked):
+        value = torch.stack([own[name].detach() for own in tensors])
+        is_parameter = isinstance(tensor, nn.Parameter)
+        together[id(tensor)] = nn.Parameter(value, requires_grad=tensor.requires_grad) if is_parameter else value
+    for module in list(stacked.modules()):
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            setattr(module, name, together[id(tensor)])
     return stacked
 
 
@@ -195,8 +215,8 @@ def _only_linear_layers_have_tensors(module: nn.Module) -> bool:
 
 def _exchange_linear_layers(stacked: nn.Module) -> nn.Module:
     stacked = copy.deepcopy(stacked)
-    for name, layer in list(stacked.named_modules()):
-        if type(layer) is nn.Linear and name:
-            owner = stacked.get_submodule(name.rpartition(".")[0])
-            setattr(owner, name.rpartition(".")[2], StackedLinear(layer.weight, layer.bias))
+    for module in list(stacked.modules()):
+        for name, layer in list(module.named_children()):
+            if type(layer) is nn.Linear:
+                setattr(module, name, StackedLinear(layer.weight, layer.bias))
     return stacked

@@ -15,7 +15,8 @@ from layeredrl.spaces import features
 class CEM(Planner):
     """Draw candidates, keep the best, fit the search distribution to them, repeat (as in Chua et al. 2018).
 
-    The last iteration tries the mean of the distribution as well. The best plan of that iteration is returned: the
+    Proposals are tried in the first iteration, to guide, and in the last, to compete. The last iteration also tries
+    the mean of the distribution. The best plan of that iteration is returned: the
     mean, if none is better.
 
     Args:
@@ -49,7 +50,7 @@ class CEM(Planner):
         for name, value in (("elite_ratio", elite_ratio), ("momentum", momentum)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}: got {value}, expected a number in [0, 1]")
-        if min_std < 0:
+        if not min_std >= 0:
             raise ValueError(f"min_std: got {min_std}, expected at least 0")
         self.n_elites = max(1, round(elite_ratio * n_candidates))
         self.momentum, self.min_std = momentum, min_std
@@ -64,9 +65,10 @@ class CEM(Planner):
         mean, std = state.mean, self.initial_std.expand_as(state.mean)
         for i, iteration_noise in enumerate(noise):
             candidates = self.candidates(mean, std, iteration_noise)
-            if i == 0 and proposals is not None:
+            is_last = i == len(noise) - 1
+            if proposals is not None and (i == 0 or is_last):
                 candidates = torch.cat([proposals, candidates], dim=1)
-            if i == len(noise) - 1:
+            if is_last:
                 candidates = torch.cat([candidates, self.mean_plan(mean)], dim=1)
             values = evaluate(objective, candidates)
             elite_values, elites = values.topk(min(self.n_elites, values.shape[1]), dim=1)

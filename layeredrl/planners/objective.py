@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from einops import rearrange, reduce, repeat
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from layeredrl.models.model import Model
@@ -81,9 +81,23 @@ class ModelObjective:
             rearrange(actions, "b h a -> b 1 1 h a"),
             rollout.state[..., 1:, :],
         )
-        reward = self.reward(*transition)
-        ended = rollout.term_prob if self.termination is None else self.termination(*transition).to(reward)
+        reward = _per_step("reward", self.reward(*transition), rollout)
+        ended = rollout.term_prob
+        if self.termination is not None:
+            ended = _per_step("termination", self.termination(*transition), rollout).to(reward.dtype)
         survival = (1 - ended).cumprod(dim=-1)
         alive = torch.cat([torch.ones_like(survival[..., :1]), survival[..., :-1]], dim=-1)
         discounts = self.discount ** torch.arange(actions.shape[1], device=actions.device)
         return reduce(alive * discounts * reward, "b e p h -> b e p", "sum").mean(dim=(1, 2))
+
+
+def _per_step(name: str, value: Tensor, rollout: Rollout) -> Float[Tensor, "B E P H"] | Bool[Tensor, "B E P H"]:
+    """What a user's function returned, checked to be one value per step of each particle."""
+    shape = rollout.term_prob.shape
+    fits = value.ndim == len(shape) and all(n in (1, m) for n, m in zip(value.shape, shape, strict=True))
+    if not fits:
+        raise ValueError(
+            f"{name}: got values of shape {tuple(value.shape)}, expected what broadcasts to {tuple(shape)}: "
+            "one value per transition"
+        )
+    return value.expand(shape)

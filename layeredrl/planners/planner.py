@@ -72,8 +72,8 @@ class Planner(ABC):
     ):
         check_space("action_space", action_space)
         for name, value in (("horizon", horizon), ("n_candidates", n_candidates), ("n_iterations", n_iterations)):
-            if value < 1:
-                raise ValueError(f"{name}: got {value}, expected at least 1")
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: got {value!r}, expected an integer of at least 1")
         self.action_space, self.horizon = action_space, horizon
         self.n_candidates, self.n_iterations = n_candidates, n_iterations
         self.device = torch.empty(0, device=device).device
@@ -91,6 +91,8 @@ class Planner(ABC):
 
     def reset(self, state: PlannerState, mask: Bool[Tensor, " V"]) -> PlannerState:
         """Forget, for the environments where `mask` is True, as their episode is another one now."""
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != state.mean.shape[:1]:
+            raise ValueError(f"mask: got {mask!r:.100}, expected a bool tensor of shape ({len(state.mean)},)")
         return PlannerState(torch.where(rearrange(mask, "v -> v 1 1"), self.initial_mean, state.mean))
 
     @torch.no_grad()
@@ -112,15 +114,18 @@ class Planner(ABC):
             generator: source of the noise.
 
         Raises:
-            ValueError: proposals of the wrong shape or outside the action space, values of the wrong shape, or an
-                environment none of whose candidates has a finite value.
+            TypeError, ValueError: proposals of the wrong type or shape or outside the action space, a state of
+                another planner, values of the wrong shape, or an environment none of whose candidates has a finite
+                value.
         """
-        n_envs = len(state.mean)
-        if proposals is not None:
-            leading = (n_envs, *proposals.shape[1:2], self.horizon)
-            check_rows(
-                "proposals", proposals, self.action_space, leading=leading, device=self.device, contained=True
+        n_envs, *rest = state.mean.shape
+        if rest != [self.horizon, len(self.initial_mean)]:
+            raise ValueError(
+                f"state: got a mean of shape {tuple(state.mean.shape)}, expected (V, {self.horizon}, "
+                f"{len(self.initial_mean)}) as from `init`"
             )
+        if proposals is not None:
+            proposals = self._check_proposals(proposals, n_envs)
         return self.search(objective, state, self.draw_noise(n_envs, generator), proposals)
 
     @abstractmethod
@@ -128,12 +133,12 @@ class Planner(ABC):
         self,
         objective: Objective,
         state: PlannerState,
-        noise: Float[Tensor, "I V N H F"],
+        noise: Float[Tensor, "I V N H R"],
         proposals: Num[Tensor, "V K H A"] | None = None,
     ) -> Plan:
         """Search with a given noise. Environments don't influence each other."""
 
-    def draw_noise(self, n_envs: int, generator: torch.Generator | None = None) -> Float[Tensor, "I V N H F"]:
+    def draw_noise(self, n_envs: int, generator: torch.Generator | None = None) -> Float[Tensor, "I V N H R"]:
         """All randomness of a search: standard normal for a Box, uniform for a Discrete."""
         size = row_size(self.action_space)
         shape = (self.n_iterations, n_envs, self.n_candidates, self.horizon, size)
@@ -156,6 +161,15 @@ class Planner(ABC):
         if isinstance(self.action_space, Discrete):
             mean = mean.argmax(dim=-1, keepdim=True) + int(self.action_space.start)
         return rearrange(mean, "v h a -> v 1 h a")
+
+    def _check_proposals(self, proposals: object, n_envs: int) -> Num[Tensor, "V K H A"]:
+        n_plans = proposals.shape[1:2] if isinstance(proposals, Tensor) else ()
+        leading = (n_envs, *n_plans, self.horizon)
+        check_rows("proposals", proposals, self.action_space, leading=leading, device=self.device, contained=True)
+        assert isinstance(proposals, Tensor)
+        if isinstance(self.action_space, Box):  # what is outside by rounding only is brought back
+            return proposals.clamp(*bounds(self.action_space, self.device))
+        return proposals
 
 
 def evaluate(objective: Objective, candidates: Num[Tensor, "V N H A"]) -> Float[Tensor, "V N"]:
@@ -186,8 +200,8 @@ def _initial_moments(
     if initial_std is None:
         if not bool(bounded.all()):
             raise ValueError(f"initial_std: got None, expected a number, because {space} is unbounded")
-        initial_std = (high - low) / 4
+        initial_std = high / 4 - low / 4
     std = torch.as_tensor(initial_std, dtype=low.dtype, device=device).expand(size)
     if not bool((std > 0).all()):
         raise ValueError(f"initial_std: got {initial_std}, expected positive numbers")
-    return torch.where(bounded, (low + high) / 2, torch.zeros_like(low).clamp(low, high)), std
+    return torch.where(bounded, low / 2 + high / 2, torch.zeros_like(low).clamp(low, high)), std

@@ -32,6 +32,7 @@ class VectorStep:
         start: where to act next: `next_state`, or the first state of a new episode.
         reward, terminated, truncated: of the transition.
         is_transition: False where the environment only began a new episode and ignored the action.
+        is_start: whether `start` begins an episode.
     """
 
     next_state: Float[Tensor, "V S"]
@@ -40,6 +41,7 @@ class VectorStep:
     terminated: Bool[Tensor, " V"]
     truncated: Bool[Tensor, " V"]
     is_transition: Bool[Tensor, " V"]
+    is_start: Bool[Tensor, " V"]
 
     @property
     def is_last(self) -> Bool[Tensor, " V"]:
@@ -101,11 +103,11 @@ class VectorEnvironment:
             terminated=self._flags(terminated),
             truncated=self._flags(truncated),
             is_transition=self._flags(is_transition),
+            is_start=self._flags(~is_transition if self.mode is AutoresetMode.NEXT_STEP else ended),
         )
 
     def _rows(self, observations: NDArray[Any]) -> Float[Tensor, "V S"]:
-        # A copy: environments may write into the array that they returned.
-        return to_rows(self.state_space, observations, self.device).clone()
+        return to_rows(self.state_space, observations, self.device)
 
     def _flags(self, flags: NDArray[np.bool_]) -> Bool[Tensor, " V"]:
         return torch.as_tensor(flags, device=self.device).clone()

@@ -79,12 +79,12 @@ class Collector:
         action, info = agent.act(state)
         seconds = torch.full((self.env.n_envs,), time.perf_counter() - start)
         step = self.env.step(action)
-        self._store(state, action, step)
         self._state = step.start
+        self._store(state, action, step)
         self.n_steps += int(step.is_transition.sum())
         self._trace(state, action, {**info, "act_seconds": seconds}, step)
-        if bool(step.is_last.any()):
-            agent.reset(step.is_last)
+        if bool(step.is_start.any()):
+            agent.reset(step.is_start)
         return [self._finish(int(env), step) for env in step.is_last.nonzero()]
 
     def collect(self, agent: Agent, n_steps: int) -> list[Episode]:

@@ -67,6 +67,8 @@ def forecast(
     generator: torch.Generator | None = None,
 ) -> Forecast:
     """Roll the model open loop from the start of an episode, for at most `horizon` steps."""
+    if horizon < 1:
+        raise ValueError(f"horizon: got {horizon}, expected at least 1")
     horizon = min(horizon, len(episode))
     state = repeat(episode.state[0], "s -> b s", b=FORECAST_REPEATS)
     actions = repeat(episode.action[:horizon], "h a -> b h a", b=FORECAST_REPEATS)

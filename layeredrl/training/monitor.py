@@ -44,10 +44,11 @@ class Monitor:
         self._scalar("episode/length", len(episode), step)
         if "value" in episode.info:
             # Where a time limit cut the horizon short, there is nothing to compare with.
-            n = len(episode) if episode.terminated else max(1, len(episode) - horizon + 1)
+            n = len(episode) if episode.terminated else max(0, len(episode) - horizon + 1)
             realised = realised_returns(episode.reward, horizon, discount)
-            self._scalar("plan/value", float(episode.info["value"][:n].mean()), step)
-            self._scalar("plan/realised_return", float(realised[:n].mean()), step)
+            if n:
+                self._scalar("plan/value", float(episode.info["value"][:n].mean()), step)
+                self._scalar("plan/realised_return", float(realised[:n].mean()), step)
             self._scalar("time/plan_seconds", float(episode.info["act_seconds"].median()), step)
 
     def forecast(self, forecast: Forecast, step: int) -> None:

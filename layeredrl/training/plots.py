@@ -16,7 +16,8 @@ def draw_forecast(axes: Axes, forecast: Forecast, dim: int) -> None:
     for low in range(n_bands):
         band = f"{forecast.levels[-1 - low] - forecast.levels[low]:.0%} of the particles"
         axes.fill_between(times, values[low], values[-1 - low], color=FORETOLD, alpha=0.25, lw=0, label=band)
-    axes.plot(times, values[n_bands], color=FORETOLD, lw=1, label="median")
+    if forecast.levels[n_bands] == 0.5:
+        axes.plot(times, values[n_bands], color=FORETOLD, lw=1, label="median")
     axes.plot(times, forecast.actual[:, dim].cpu(), color=HAPPENED, lw=1, ls="--", label="what happened")
     axes.set_ylabel(f"state {dim}")
 

@@ -37,6 +37,11 @@ class TrainerConfig:
     n_elites: int | None = None
     """Members that planners rely on: the best on held-out data. None: all."""
 
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_epochs", "patience", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive number")
+
 
 @dataclass(frozen=True)
 class TrainReport:
@@ -100,7 +105,12 @@ class EnsembleTrainer:
         start = time.perf_counter()
         config, model = self.config, self.model
         train, holdout = _split(buffer)
+        counts = buffer.bootstrap_counts(model.n_models)
+        empty = (counts.sum(dim=0) == 0).nonzero().flatten().tolist()
+        if empty:
+            raise ValueError(f"buffer: got {len(buffer)} transitions, none for members {empty}; collect more")
         data = buffer[:].to(model.device)
+        model.check_batch(data)
         model.set_statistics(data[train])
         best = _BestWeights(model, model.get_member_scores(data[holdout]).loss, config)
         train_losses, holdout_losses = [], []

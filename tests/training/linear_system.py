@@ -17,13 +17,14 @@ STATE, ACTION = Box(-10.0, 10.0, (2,)), Box(-1.0, 1.0, (1,))
 
 
 def make_batch(n: int, seed: int = 0) -> Batch:
-    """s' = s + A s + B a + noise; it ends where the first coordinate is large."""
+    """s' = s + A s + B a + noise; it ends where the first coordinate is large. The reward is the row's number."""
     generator = torch.Generator().manual_seed(seed)
     state = 2 * torch.randn(n, 2, generator=generator)
     action = 2 * torch.rand(n, 1, generator=generator) - 1
     noise = 0.1 * torch.randn(n, 2, generator=generator)
     next_state = state + state @ torch.tensor([[0.0, -0.3], [0.3, 0.0]]) + action * torch.tensor([0.0, 1.0]) + noise
-    return Batch(state, None, action, next_state, next_state[:, 0] > 3)
+    reward = torch.arange(n, dtype=torch.float32)
+    return Batch(state, None, action, next_state, next_state[:, 0] > 3, reward=reward)
 
 
 def make_buffer(n: int = 300, holdout_ratio: float = 0.2, spoil: Any = None) -> ReplayBuffer:

@@ -138,14 +138,33 @@ def test_a_member_that_diverged_is_no_elite(monkeypatch):
     assert model.elites.tolist() == [0, 2]
 
 
+def test_an_epoch_shows_each_member_its_own_bootstrap_in_a_new_order(monkeypatch):
+    original, seen = ProbabilisticEnsemble.get_member_losses, []
+    monkeypatch.setattr(
+        ProbabilisticEnsemble, "get_member_losses", lambda m, batch: seen.append(batch.reward) or original(m, batch)
+    )
+    buffer, config = make_buffer(100), replace(LAST_WEIGHTS, max_epochs=2, batch_size=32)
+    make_trainer(make_model(3), config).fit(buffer)
+    epochs = torch.cat(seen, dim=1).long().chunk(2, dim=1)
+    counts = buffer.bootstrap_counts(3)
+    for epoch in epochs:
+        assert epoch.shape[1] - 32 < counts.sum(dim=0).max() <= epoch.shape[1]
+        for member, order in enumerate(epoch):
+            own = order[: counts[:, member].sum()]  # then it begins again, to fill the last batches
+            assert torch.equal(own.bincount(minlength=100), counts[:, member])
+            assert torch.equal(order[len(own) :], own[: len(order) - len(own)])
+    assert not torch.equal(epochs[0], epochs[1])
+    assert len(seen) == 2 * math.ceil(counts.sum(dim=0).max() / 32)
+
+
 def test_fitting_members_together_equals_fitting_each_alone(monkeypatch):
     """Against plain torch: one network, its own optimizer, clip_grad_norm_, the whole bootstrap as one batch."""
     buffer = make_buffer(40, holdout_ratio=0.0)
     counts = torch.stack([torch.tensor([1, 0, 3, 0]).roll(member).repeat(10) for member in range(3)], dim=1)
     monkeypatch.setattr(ReplayBuffer, "bootstrap_counts", lambda self, n_models: counts)
-    config = replace(LAST_WEIGHTS, batch_size=1000, weight_decay=0.1, max_grad_norm=0.5)
+    config = replace(LAST_WEIGHTS, batch_size=1000, weight_decay=0.1, max_grad_norm=5.0)
     model = make_model(3)
-    start = weights(model)
+    start, norms = weights(model), []
     make_trainer(model, config).fit(buffer)
     for member in range(3):
         alone = make_model(1)
@@ -156,11 +175,11 @@ def test_fitting_members_together_equals_fitting_each_alone(monkeypatch):
         for _ in range(config.max_epochs):
             optimizer.zero_grad()
             alone.loss(bootstrap).backward()
-            norm = torch.nn.utils.clip_grad_norm_(alone.get_parameters(), 0.5)
-            assert norm > 0.5
+            norms.append(torch.nn.utils.clip_grad_norm_(alone.get_parameters(), 5.0))
             optimizer.step()
         for name, tensor in weights(model).items():
             assert torch.allclose(tensor[member], weights(alone)[name][0], atol=1e-5), name
+    assert min(norms) < 5 < max(norms)  # some are clipped, some are not
 
 
 def test_the_gradient_of_each_member_is_clipped_on_its_own():
