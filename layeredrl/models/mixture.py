@@ -26,11 +26,11 @@ def mixture_log_prob(
         mean, std: of each mode; `std` > 0.
         log_weights: normalised over M.
     """
-    # Clamped before the division, so that gradients stay finite as well.
-    farthest = MAX_STANDARD_SCORE * std.detach()
-    score = (rearrange(value, "... s -> ... 1 s") - mean).clamp(-farthest, farthest) / std
-    per_dim = -0.5 * score.square() - std.log() - 0.5 * math.log(2 * math.pi)
-    return torch.logsumexp(log_weights + per_dim.sum(dim=-1), dim=-1)
+    score = ((rearrange(value, "... s -> ... 1 s") - mean) / std).clamp(-MAX_STANDARD_SCORE, MAX_STANDARD_SCORE)
+    per_mode = -(0.5 * score.square() + std.log()).sum(dim=-1) - 0.5 * math.log(2 * math.pi) * mean.shape[-1]
+    if mean.shape[-2] == 1:
+        return per_mode.squeeze(-1)
+    return torch.logsumexp(log_weights + per_mode, dim=-1)
 
 
 def mixture_moments(
