@@ -28,9 +28,8 @@ def mixture_log_prob(
     """
     score = ((rearrange(value, "... s -> ... 1 s") - mean) / std).clamp(-MAX_STANDARD_SCORE, MAX_STANDARD_SCORE)
     per_mode = -(0.5 * score.square() + std.log()).sum(dim=-1) - 0.5 * math.log(2 * math.pi) * mean.shape[-1]
-    if mean.shape[-2] == 1:
-        return per_mode.squeeze(-1)
-    return torch.logsumexp(log_weights + per_mode, dim=-1)
+    weighted = log_weights + per_mode
+    return weighted.squeeze(-1) if weighted.shape[-1] == 1 else torch.logsumexp(weighted, dim=-1)
 
 
 def mixture_moments(
