@@ -1,0 +1,140 @@
+"""Gaussian actions: independent components, with what all Gaussian mixins share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from layeredrl.policies.mixin import Acted, Bounds, Inputs, Outputs, Reduction, StochasticMixin, clip, is_continuous
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianSettings:
+    action_bounds: Bounds | None
+    mean_bounds: Bounds | None
+    log_std_bounds: tuple[float, float] | None
+    reduce: Reduction
+
+
+class GaussianParameters(NamedTuple):
+    """What the network says, clipped as asked."""
+
+    mean: Tensor
+    log_std: Tensor
+    outputs: Outputs
+
+
+class GaussianHead(StochasticMixin):
+    """What Gaussian mixins share; `compute` returns `(mean (…, A), {"log_std": …})`, the latter broadcasting."""
+
+    def _gaussian_parameters(
+        self,
+        inputs: Inputs,
+        role: str,
+        mean_bounds: Bounds | None,
+        log_std_bounds: tuple[float, float] | None,
+    ) -> GaussianParameters:
+        mean, outputs = self._computed(inputs, role)
+        self._check_width("net output", mean, self.num_actions)
+        log_std = outputs.get("log_std")
+        if not isinstance(log_std, Tensor):
+            raise ValueError(
+                f"{type(self).__name__}.compute: got outputs with the keys {list(outputs)}, "
+                "expected a Tensor 'log_std'"
+            )
+        if log_std.ndim > mean.ndim or any(
+            n not in (1, m) for n, m in zip(log_std.shape[::-1], mean.shape[::-1], strict=False)
+        ):
+            raise ValueError(
+                f"{type(self).__name__}.compute: got log_std of shape {tuple(log_std.shape)}, "
+                f"expected what broadcasts to the mean's {tuple(mean.shape)}"
+            )
+        if log_std_bounds is not None:
+            log_std = torch.clamp(log_std, *log_std_bounds)
+        return GaussianParameters(clip(mean, mean_bounds), log_std, outputs)
+
+    def _check_gaussian_space(self) -> None:
+        self._check_space(
+            is_continuous(self.action_space), "a Box (or a size), since Gaussian actions are continuous"
+        )
+
+    def _log_std_bounds(self, low: float | int, high: float | int, *, wanted: bool) -> tuple[float, float] | None:
+        if not low <= high:
+            raise ValueError(
+                f"{type(self).__name__}: got min_log_std {low} and max_log_std {high}, expected min ≤ max"
+            )
+        return (float(low), float(high)) if wanted else None
+
+    def _taken_actions(self, inputs: Inputs) -> Tensor | None:
+        taken = inputs.get("taken_actions")
+        if taken is not None:
+            self._check_width("taken_actions", taken, self.num_actions)
+        return taken
+
+
+def draw_gaussian(mean: Tensor, std: Tensor, inputs: Inputs) -> Tensor:
+    """The mode where the inputs ask for it, else a draw that passes gradients on to mean and std."""
+    if inputs.get("deterministic"):
+        return mean
+    noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=inputs.get("generator"))
+    return mean + noise * std
+
+
+class GaussianMixin(GaussianHead):
+    """Acts by independent Gaussians.
+
+    Args:
+        clip_actions: clip what is drawn to the bounds of the action space; the log-probability is then that of the
+            clipped action under the unclipped Gaussian.
+        clip_mean_actions: clip the mean before drawing.
+        clip_log_std: clip `log_std` to `min_log_std` … `max_log_std`.
+        reduction: of the log-probabilities of an action's components: "sum", "mean", "prod", or "none".
+        role: that these settings are for; without one they serve every role that has none of its own.
+
+    Raises:
+        TypeError: the action space isn't continuous.
+        ValueError: unknown reduction, log-std bounds the wrong way round, or clipping to a space without bounds.
+    """
+
+    def __init__(
+        self,
+        *,
+        clip_actions: bool = False,
+        clip_mean_actions: bool = False,
+        clip_log_std: bool = True,
+        min_log_std: float | int = -20,
+        max_log_std: float | int = 2,
+        reduction: str = "sum",
+        role: str = "",
+    ):
+        self._check_gaussian_space()
+        settings = GaussianSettings(
+            action_bounds=self._clip_bounds("clip_actions", wanted=clip_actions),
+            mean_bounds=self._clip_bounds("clip_mean_actions", wanted=clip_mean_actions),
+            log_std_bounds=self._log_std_bounds(min_log_std, max_log_std, wanted=clip_log_std),
+            reduce=self._reduction(reduction),
+        )
+        self._set_role(role, settings)
+
+    def act(self, inputs: Mapping[str, Any], *, role: str = "") -> tuple[Tensor, Outputs]:
+        """Actions `(…, A)`, and the outputs of `compute` with `log_std`, `log_prob` and `mean_actions`.
+
+        Raises:
+            ValueError: the network's output has the wrong width or holds a NaN.
+        """
+        settings = self._get_role(GaussianSettings, role)
+        if settings is None:
+            return super().act(inputs, role=role)
+        mean, log_std, outputs = self._gaussian_parameters(
+            inputs, role, settings.mean_bounds, settings.log_std_bounds
+        )
+        distribution = Normal(mean, log_std.exp(), validate_args=False)
+        actions = clip(draw_gaussian(mean, distribution.scale, inputs), settings.action_bounds)
+        taken = self._taken_actions(inputs)
+        log_prob = settings.reduce(distribution.log_prob(actions if taken is None else taken))
+        self._refuse_nan(log_prob, mean=mean, log_std=log_std, taken_actions=taken)
+        self._acted[role] = Acted(distribution, lambda: distribution.entropy().sum(dim=-1, keepdim=True))
+        return actions, {**outputs, "log_std": log_std, "log_prob": log_prob, "mean_actions": mean}
