@@ -26,7 +26,7 @@ class CategoricalHead(StochasticMixin):
             distribution = StartedCategorical(start, probs=net_output)
             weights = torch.minimum(distribution.probs, net_output)
             expected = "probabilities that are finite, not negative and not all zero"
-        if not bool((weights >= 0).all()):  # false for NaN too
+        if not weights.min().item() >= 0:  # so it is for NaN
             row = tuple((~(weights >= 0)).any(dim=-1).nonzero()[0].tolist())
             raise ValueError(
                 f"{type(self).__name__}: got net output {net_output[row].tolist()!r:.200} at index {row}, "

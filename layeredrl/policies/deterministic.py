@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from layeredrl.policies.mixin import Bounds, Mixin, Outputs, clip
+from layeredrl.policies.mixin import Clip, Mixin, Outputs
 
 
 @dataclass(frozen=True, eq=False)
 class DeterministicSettings:
-    bounds: Bounds | None
+    clip_actions: bool
+    clip: Clip
 
 
 class DeterministicMixin(Mixin):
@@ -23,8 +24,8 @@ class DeterministicMixin(Mixin):
     """
 
     def __init__(self, *, clip_actions: bool = False, role: str = ""):
-        bounds = self._clip_bounds("clip_actions", wanted=clip_actions)
-        self._set_role(role, DeterministicSettings(bounds))
+        clip = self._clip("clip_actions", wanted=clip_actions)
+        self._set_role(role, DeterministicSettings(clip_actions, clip))
 
     def act(self, inputs: Mapping[str, Any], *, role: str = "") -> tuple[Tensor, Outputs]:
         """Actions `(…, A)`, and the outputs of `compute`.
@@ -36,7 +37,7 @@ class DeterministicMixin(Mixin):
         if settings is None:
             return super().act(inputs, role=role)
         actions, outputs = self._computed(inputs, role)
-        if settings.bounds is not None:
+        if settings.clip_actions:
             self._check_width("net output", actions, self.num_actions)
         self._refuse_nan(actions, net_output=actions)
-        return clip(actions, settings.bounds), outputs
+        return settings.clip(actions), outputs

@@ -2,41 +2,38 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from layeredrl.policies.mixin import Acted, Bounds, Inputs, Outputs, Reduction, StochasticMixin, clip, is_continuous
+from layeredrl.policies.mixin import (
+    Acted,
+    Clip,
+    Inputs,
+    Outputs,
+    Reduction,
+    StochasticMixin,
+    is_continuous,
+    unchanged,
+)
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianSettings:
-    action_bounds: Bounds | None
-    mean_bounds: Bounds | None
-    log_std_bounds: tuple[float, float] | None
+    clip: Clip
+    clip_mean: Clip
+    clip_log_std: Clip
     reduce: Reduction
-
-
-class GaussianParameters(NamedTuple):
-    """What the network says, clipped as asked."""
-
-    mean: Tensor
-    log_std: Tensor
-    outputs: Outputs
 
 
 class GaussianHead(StochasticMixin):
     """What Gaussian mixins share; `compute` returns `(mean (…, A), {"log_std": …})`, the latter broadcasting."""
 
-    def _gaussian_parameters(
-        self,
-        inputs: Inputs,
-        role: str,
-        mean_bounds: Bounds | None,
-        log_std_bounds: tuple[float, float] | None,
-    ) -> GaussianParameters:
+    def _gaussian_parameters(self, inputs: Inputs, role: str) -> tuple[Tensor, Tensor, Outputs]:
+        """Mean, `log_std` and all outputs of the network, checked."""
         mean, outputs = self._computed(inputs, role)
         self._check_width("net output", mean, self.num_actions)
         log_std = outputs.get("log_std")
@@ -52,21 +49,19 @@ class GaussianHead(StochasticMixin):
                 f"{type(self).__name__}.compute: got log_std of shape {tuple(log_std.shape)}, "
                 f"expected what broadcasts to the mean's {tuple(mean.shape)}"
             )
-        if log_std_bounds is not None:
-            log_std = torch.clamp(log_std, *log_std_bounds)
-        return GaussianParameters(clip(mean, mean_bounds), log_std, outputs)
+        return mean, log_std, outputs
 
     def _check_gaussian_space(self) -> None:
         self._check_space(
             is_continuous(self.action_space), "a Box (or a size), since Gaussian actions are continuous"
         )
 
-    def _log_std_bounds(self, low: float | int, high: float | int, *, wanted: bool) -> tuple[float, float] | None:
+    def _clip_log_std(self, low: float | int, high: float | int, *, wanted: bool) -> Clip:
         if not low <= high:
             raise ValueError(
                 f"{type(self).__name__}: got min_log_std {low} and max_log_std {high}, expected min ≤ max"
             )
-        return (float(low), float(high)) if wanted else None
+        return partial(torch.clamp, min=low, max=high) if wanted else unchanged
 
     def _taken_actions(self, inputs: Inputs) -> Tensor | None:
         taken = inputs.get("taken_actions")
@@ -112,9 +107,9 @@ class GaussianMixin(GaussianHead):
     ):
         self._check_gaussian_space()
         settings = GaussianSettings(
-            action_bounds=self._clip_bounds("clip_actions", wanted=clip_actions),
-            mean_bounds=self._clip_bounds("clip_mean_actions", wanted=clip_mean_actions),
-            log_std_bounds=self._log_std_bounds(min_log_std, max_log_std, wanted=clip_log_std),
+            clip=self._clip("clip_actions", wanted=clip_actions),
+            clip_mean=self._clip("clip_mean_actions", wanted=clip_mean_actions),
+            clip_log_std=self._clip_log_std(min_log_std, max_log_std, wanted=clip_log_std),
             reduce=self._reduction(reduction),
         )
         self._set_role(role, settings)
@@ -128,11 +123,10 @@ class GaussianMixin(GaussianHead):
         settings = self._get_role(GaussianSettings, role)
         if settings is None:
             return super().act(inputs, role=role)
-        mean, log_std, outputs = self._gaussian_parameters(
-            inputs, role, settings.mean_bounds, settings.log_std_bounds
-        )
+        mean, log_std, outputs = self._gaussian_parameters(inputs, role)
+        mean, log_std = settings.clip_mean(mean), settings.clip_log_std(log_std)
         distribution = Normal(mean, log_std.exp(), validate_args=False)
-        actions = clip(draw_gaussian(mean, distribution.scale, inputs), settings.action_bounds)
+        actions = settings.clip(draw_gaussian(mean, distribution.scale, inputs))
         taken = self._taken_actions(inputs)
         log_prob = settings.reduce(distribution.log_prob(actions if taken is None else taken))
         self._refuse_nan(log_prob, mean=mean, log_std=log_std, taken_actions=taken)

@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from layeredrl.policies.gaussian import GaussianHead, draw_gaussian
-from layeredrl.policies.mixin import Acted, Bounds, Outputs, clip
+from layeredrl.policies.mixin import Acted, Clip, Outputs
 
 
 @dataclass(frozen=True, eq=False)
 class MultivariateGaussianSettings:
-    action_bounds: Bounds | None
-    mean_bounds: Bounds | None
-    log_std_bounds: tuple[float, float] | None
+    clip: Clip
+    clip_mean: Clip
+    clip_log_std: Clip
 
 
 class MultivariateGaussianMixin(GaussianHead):
@@ -38,9 +38,9 @@ class MultivariateGaussianMixin(GaussianHead):
     ):
         self._check_gaussian_space()
         settings = MultivariateGaussianSettings(
-            action_bounds=self._clip_bounds("clip_actions", wanted=clip_actions),
-            mean_bounds=self._clip_bounds("clip_mean_actions", wanted=clip_mean_actions),
-            log_std_bounds=self._log_std_bounds(min_log_std, max_log_std, wanted=clip_log_std),
+            clip=self._clip("clip_actions", wanted=clip_actions),
+            clip_mean=self._clip("clip_mean_actions", wanted=clip_mean_actions),
+            clip_log_std=self._clip_log_std(min_log_std, max_log_std, wanted=clip_log_std),
         )
         self._set_role(role, settings)
 
@@ -53,12 +53,11 @@ class MultivariateGaussianMixin(GaussianHead):
         settings = self._get_role(MultivariateGaussianSettings, role)
         if settings is None:
             return super().act(inputs, role=role)
-        mean, log_std, outputs = self._gaussian_parameters(
-            inputs, role, settings.mean_bounds, settings.log_std_bounds
-        )
-        std = log_std.exp().expand(mean.shape)
+        mean, log_std, outputs = self._gaussian_parameters(inputs, role)
+        mean, log_std = settings.clip_mean(mean), settings.clip_log_std(log_std)
+        std = log_std.exp().expand(mean.shape[-log_std.ndim :])
         distribution = MultivariateNormal(mean, scale_tril=torch.diag_embed(std), validate_args=False)
-        actions = clip(draw_gaussian(mean, std, inputs), settings.action_bounds)
+        actions = settings.clip(draw_gaussian(mean, std, inputs))
         taken = self._taken_actions(inputs)
         log_prob = distribution.log_prob(actions if taken is None else taken).unsqueeze(-1)
         self._refuse_nan(log_prob, mean=mean, log_std=log_std, taken_actions=taken)

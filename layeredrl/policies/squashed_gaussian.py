@@ -8,13 +8,13 @@ from torch import Tensor
 
 from layeredrl.policies.distributions import SquashedNormal
 from layeredrl.policies.gaussian import GaussianHead, draw_gaussian
-from layeredrl.policies.mixin import Acted, Bounds, Outputs, Reduction
+from layeredrl.policies.mixin import Acted, Bounds, Clip, Outputs, Reduction
 
 
 @dataclass(frozen=True, eq=False)
 class SquashedGaussianSettings:
     bounds: Bounds
-    log_std_bounds: tuple[float, float] | None
+    clip_log_std: Clip
     reduce: Reduction
 
 
@@ -44,7 +44,7 @@ class SquashedGaussianMixin(GaussianHead):
         self._check_gaussian_space()
         settings = SquashedGaussianSettings(
             bounds=self._squashing_bounds(),
-            log_std_bounds=self._log_std_bounds(min_log_std, max_log_std, wanted=clip_log_std),
+            clip_log_std=self._clip_log_std(min_log_std, max_log_std, wanted=clip_log_std),
             reduce=self._reduction(reduction),
         )
         self._set_role(role, settings)
@@ -59,7 +59,8 @@ class SquashedGaussianMixin(GaussianHead):
         settings = self._get_role(SquashedGaussianSettings, role)
         if settings is None:
             return super().act(inputs, role=role)
-        mean, log_std, outputs = self._gaussian_parameters(inputs, role, None, settings.log_std_bounds)
+        mean, log_std, outputs = self._gaussian_parameters(inputs, role)
+        log_std = settings.clip_log_std(log_std)
         distribution = SquashedNormal(mean, log_std.exp(), *settings.bounds)
         latent = draw_gaussian(mean, distribution.base.scale, inputs)
         taken = self._taken_actions(inputs)
