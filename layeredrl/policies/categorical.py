@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
@@ -55,7 +55,7 @@ class CategoricalMixin(CategoricalHead):
 
     def __init__(self, *, unnormalized_log_prob: bool = True, role: str = ""):
         space = self.action_space
-        self._check_space(isinstance(space, Discrete | Integral), "a Discrete (or the number of actions)")
+        self._check_space(isinstance(space, Discrete | int | np.integer), "a Discrete (or the number of actions)")
         start = int(space.start) if isinstance(space, Discrete) else 0
         self._set_role(role, CategoricalSettings(unnormalized_log_prob, start))
 

@@ -51,9 +51,11 @@ def read_external(path: str | PathLike[str], device: torch.device) -> Tensors:
 
 
 def check_same_tensors(argument: str, expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
-    """Raise a ValueError unless both have the same names and shapes."""
+    """Raise a ValueError unless both have the same names and shapes, and none is lazy."""
     for name in (*expected, *got):
-        shapes = [_shape(tensors[name]) if name in tensors else "nothing" for tensors in (got, expected)]
+        if any(name in tensors and is_lazy(tensors[name]) for tensors in (expected, got)):
+            raise ValueError(f"{argument}: got the lazy parameter {name!r}, which init_state_dict has to make real")
+        shapes = [tuple(tensors[name].shape) if name in tensors else "nothing" for tensors in (got, expected)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"{argument}: got {shapes[0]} for {name!r}, expected {shapes[1]}")
 
@@ -93,7 +95,3 @@ def _as_tensors(content: object, path: str | PathLike[str]) -> Tensors:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"path: got {str(path)!r}, which holds no dict of tensors; expected tensors by name")
     return dict(content)
-
-
-def _shape(tensor: Tensor) -> object:
-    return "a lazy parameter (init_state_dict makes it real)" if is_lazy(tensor) else tuple(tensor.shape)

@@ -8,7 +8,6 @@ reads or writes: the same, but a one-hot code for each discrete number.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from jaxtyping import Num
 from torch import Tensor
 
 # What users give for a space: one of gymnasium's, a size, a shape, or nothing.
-AnySpace = Space[Any] | int | Sequence[int] | None
+AnySpace = Space[Any] | int | np.integer[Any] | Sequence[int] | None
 Shape = tuple[int, ...]
 
 
@@ -68,7 +67,7 @@ def unflatten(space: Space[Any], elements: Num[Tensor, "*batch n"]) -> Any:
         return dict(zip(keys, map(unflatten, spaces, _split(spaces, elements)), strict=True))
     if isinstance(space, Tuple):
         return tuple(map(unflatten, space.spaces, _split(space.spaces, elements)))
-    return elements.reshape(*elements.shape[:-1], *_leaf_shape(space))
+    return elements.reshape(elements.shape[:-1] + _leaf_shape(space))
 
 
 def flatten(space: Space[Any], value: Any) -> Tensor:
@@ -194,7 +193,7 @@ def _leaf_features(space: Space[Any], name: str) -> int:
 
 
 def _n_plain(size: object, name: str) -> int:
-    sizes = [] if size is None else [size] if isinstance(size, Integral) else size
-    if not isinstance(sizes, Sequence) or not all(isinstance(n, Integral) and int(n) >= 0 for n in sizes):
+    sizes = [] if size is None else [size] if isinstance(size, int | np.integer) else size
+    if not isinstance(sizes, Sequence) or not all(isinstance(n, int | np.integer) and int(n) >= 0 for n in sizes):
         raise TypeError(f"{name}: got {size!r}, expected a gymnasium space, an int, a sequence of ints, or None")
     return 0 if size is None else int(math.prod(sizes))

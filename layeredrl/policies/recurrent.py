@@ -87,7 +87,7 @@ class RecurrentTrunk(Trunk):
     def forward(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Outputs]:
         features = encode(self.space, read_observations(inputs, self.space))
         leading = features.shape[:-1]
-        rows = features.flatten(0, -2)
+        rows = features.reshape(-1, features.shape[-1])
         states = self._states(inputs, rows)
         length = self.settings.sequence_length if self.training else 1
         if len(rows) % length:
@@ -99,7 +99,7 @@ class RecurrentTrunk(Trunk):
         first = [rearrange(state, "d (n l) h -> d n l h", l=length)[:, :, 0].contiguous() for state in states]
         ended = self._ended(inputs, len(rows), length)
         outputs, last = run_sequences(self._step, sequences, first, ended)
-        return outputs.flatten(0, 1).unflatten(0, leading), {"rnn": last}
+        return outputs.reshape(*leading, self.n_outputs), {"rnn": last}
 
     def _step(self, sequences: Float[Tensor, "N L F"], states: States) -> tuple[Tensor, States]:
         """The states go in and out as a list, also where the network takes one tensor or a tuple."""

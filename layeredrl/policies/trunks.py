@@ -119,7 +119,7 @@ class CNNTrunk(Trunk):
         images = observations.reshape(-1, *self.space.shape or ()).to(torch.get_default_dtype()) / self.scale
         if not self.channels_first:
             images = images.permute(0, 3, 1, 2)
-        return self.net(images).unflatten(0, observations.shape[:-1]), {}
+        return self.net(images).reshape(*observations.shape[:-1], self.n_outputs), {}
 
 
 def read_observations(inputs: Mapping[str, Any], space: Space[Any]) -> Tensor:
