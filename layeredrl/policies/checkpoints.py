@@ -1,12 +1,13 @@
 """Read tensors from files without ever running what a pickle asks for."""
 
+import io
 import pickle
 import zipfile
 from collections.abc import Mapping
 from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,16 +68,17 @@ def named_tensors(module: nn.Module) -> Tensors:
 
 def _read_from_archive(path: str | PathLike[str], device: torch.device) -> object:
     try:
-        with zipfile.ZipFile(path) as archive, archive.open("policy.pth") as file:
-            return _read(file, path, device)
+        with zipfile.ZipFile(path) as archive:
+            weights = archive.read("policy.pth")
     except (zipfile.BadZipFile, KeyError) as error:
         raise ValueError(
             f"path: got {str(path)!r}, expected an archive with a policy.pth inside: {error}"
         ) from None
+    return _read(io.BytesIO(weights), path, device)
 
 
 def _read(
-    source: str | PathLike[str] | IO[bytes],
+    source: str | PathLike[str] | io.BytesIO,
     path: str | PathLike[str],
     device: torch.device,
     *,
