@@ -117,7 +117,7 @@ def counts_and_starts(space: Discrete | MultiDiscrete) -> tuple[list[int], list[
 def sample(
     space: Space[Any], leading: Shape, *, generator: torch.Generator | None = None, device: torch.device
 ) -> Tensor:
-    """Elements of values drawn uniformly.
+    """Elements of values drawn uniformly: in floating point for a Box, else integers.
 
     Where a Box has no bound to be uniform within, the law is gymnasium's: standard normal without bounds,
     exponential from a single bound on.
@@ -157,7 +157,8 @@ def _sample_integers(
         size = _leaf_elements(space, "space")
         counts, starts = [2] * size, [0] * size
     uniform = torch.rand(*leading, len(counts), generator=generator, device=device, dtype=torch.float64)
-    return (uniform * torch.tensor(counts, device=device)).long() + torch.tensor(starts, device=device)
+    integers = (uniform * torch.tensor(counts, device=device)).long() + torch.tensor(starts, device=device)
+    return integers.to(torch.get_default_dtype()) if isinstance(space, Box) else integers
 
 
 def limits(space: Space[Any], device: torch.device) -> tuple[Tensor, Tensor]:

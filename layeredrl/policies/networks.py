@@ -7,7 +7,7 @@ Trunks are `MLP`, `CNN` (layeredrl.policies.trunks), `GRU`, `LSTM` and `RNN` (la
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
@@ -19,7 +19,6 @@ from layeredrl.policies.gaussian import GaussianMixin
 from layeredrl.policies.mixin import Outputs
 from layeredrl.policies.model import Model
 from layeredrl.policies.multi_categorical import MultiCategoricalMixin
-from layeredrl.policies.nested_spaces import n_elements
 from layeredrl.policies.squashed_gaussian import SquashedGaussianMixin
 from layeredrl.policies.trunks import MLP, TrunkSettings
 
@@ -28,28 +27,33 @@ DEFAULT_TRUNK = MLP()
 
 
 class NetworkModel(Model):
-    """A trunk and a linear head; subclasses say how many outputs the head has, and add a mixin.
+    """A trunk and a linear head. Use one of the subclasses, which add a mixin.
 
     Args:
         observation_space, action_space: gymnasium spaces.
         trunk: how observations are read.
-        n_outputs: of the head.
         device: as for `Model`.
+        **settings: of the mixin.
     """
+
+    mixin: ClassVar[Any]
 
     def __init__(
         self,
         observation_space: Space[Any],
         action_space: Space[Any],
-        trunk: TrunkSettings,
-        device: Device,
-        *,
-        n_outputs: int | None = None,
+        trunk: TrunkSettings = DEFAULT_TRUNK,
+        device: Device = None,
+        **settings: Any,
     ):
         Model.__init__(self, observation_space=observation_space, action_space=action_space, device=device)
+        self.mixin.__init__(self, **settings)
         self.trunk = trunk.build(observation_space)
-        self.head = nn.Linear(self.trunk.n_outputs, self.num_actions if n_outputs is None else n_outputs)
+        self.head = nn.Linear(self.trunk.n_outputs, self.n_head_outputs())
         self.to(self.device)
+
+    def n_head_outputs(self) -> int:
+        return self.num_actions
 
     def compute(self, inputs: Mapping[str, Any], role: str = "") -> tuple[Tensor, Outputs]:
         features, outputs = self.trunk(inputs)
@@ -64,8 +68,9 @@ class GaussianPolicy(GaussianMixin, NetworkModel):
 
     Args:
         initial_log_std: where the logarithm of that standard deviation starts.
-        **settings: of `GaussianMixin`.
     """
+
+    mixin = GaussianMixin
 
     def __init__(
         self,
@@ -77,8 +82,7 @@ class GaussianPolicy(GaussianMixin, NetworkModel):
         initial_log_std: float | int = 0,
         **settings: Any,
     ):
-        NetworkModel.__init__(self, observation_space, action_space, trunk, device)
-        GaussianMixin.__init__(self, **settings)
+        NetworkModel.__init__(self, observation_space, action_space, trunk, device, **settings)
         initial = torch.full((self.num_actions,), float(initial_log_std), device=self.device)
         self.log_std_parameter = nn.Parameter(initial)
 
@@ -88,23 +92,13 @@ class GaussianPolicy(GaussianMixin, NetworkModel):
 
 
 class SquashedGaussianPolicy(SquashedGaussianMixin, NetworkModel):
-    """Gaussian actions squashed onto their bounds, with a standard deviation per observation, as SAC has it.
+    """Gaussian actions squashed onto their bounds, with a standard deviation per observation, as SAC has it."""
 
-    Args:
-        **settings: of `SquashedGaussianMixin`.
-    """
+    mixin = SquashedGaussianMixin
+    __init__ = NetworkModel.__init__
 
-    def __init__(
-        self,
-        observation_space: Space[Any],
-        action_space: Space[Any],
-        trunk: TrunkSettings = DEFAULT_TRUNK,
-        device: Device = None,
-        **settings: Any,
-    ):
-        n_outputs = 2 * n_elements(action_space)
-        NetworkModel.__init__(self, observation_space, action_space, trunk, device, n_outputs=n_outputs)
-        SquashedGaussianMixin.__init__(self, **settings)
+    def n_head_outputs(self) -> int:
+        return 2 * self.num_actions
 
     def compute(self, inputs: Mapping[str, Any], role: str = "") -> tuple[Tensor, Outputs]:
         output, outputs = NetworkModel.compute(self, inputs, role)
@@ -115,62 +109,32 @@ class SquashedGaussianPolicy(SquashedGaussianMixin, NetworkModel):
 class CategoricalPolicy(CategoricalMixin, NetworkModel):
     """Actions of a Discrete space."""
 
-    def __init__(
-        self,
-        observation_space: Space[Any],
-        action_space: Space[Any],
-        trunk: TrunkSettings = DEFAULT_TRUNK,
-        device: Device = None,
-    ):
-        NetworkModel.__init__(self, observation_space, action_space, trunk, device)
-        CategoricalMixin.__init__(self)
+    mixin = CategoricalMixin
+    __init__ = NetworkModel.__init__
 
 
 class MultiCategoricalPolicy(MultiCategoricalMixin, NetworkModel):
     """Actions of a MultiDiscrete space."""
 
-    def __init__(
-        self,
-        observation_space: Space[Any],
-        action_space: Space[Any],
-        trunk: TrunkSettings = DEFAULT_TRUNK,
-        device: Device = None,
-    ):
-        NetworkModel.__init__(self, observation_space, action_space, trunk, device)
-        MultiCategoricalMixin.__init__(self)
+    mixin = MultiCategoricalMixin
+    __init__ = NetworkModel.__init__
 
 
 class DeterministicPolicy(DeterministicMixin, NetworkModel):
-    """Actions without noise.
+    """Actions without noise."""
 
-    Args:
-        **settings: of `DeterministicMixin`.
-    """
-
-    def __init__(
-        self,
-        observation_space: Space[Any],
-        action_space: Space[Any],
-        trunk: TrunkSettings = DEFAULT_TRUNK,
-        device: Device = None,
-        **settings: Any,
-    ):
-        NetworkModel.__init__(self, observation_space, action_space, trunk, device)
-        DeterministicMixin.__init__(self, **settings)
+    mixin = DeterministicMixin
+    __init__ = NetworkModel.__init__
 
 
 class Value(DeterministicMixin, NetworkModel):
     """The value `(…, 1)` of observations."""
 
-    def __init__(
-        self,
-        observation_space: Space[Any],
-        action_space: Space[Any],
-        trunk: TrunkSettings = DEFAULT_TRUNK,
-        device: Device = None,
-    ):
-        NetworkModel.__init__(self, observation_space, action_space, trunk, device, n_outputs=1)
-        DeterministicMixin.__init__(self)
+    mixin = DeterministicMixin
+    __init__ = NetworkModel.__init__
+
+    def n_head_outputs(self) -> int:
+        return 1
 
 
 def policy_for(
@@ -191,7 +155,7 @@ def policy_for(
     raise TypeError(f"action_space: got {action_space!r}, expected a Box, Discrete or MultiDiscrete")
 
 
-POLICIES: dict[type[Space[Any]], type[Any]] = {
+POLICIES: dict[type[Space[Any]], type[NetworkModel]] = {
     Box: GaussianPolicy,
     Discrete: CategoricalPolicy,
     MultiDiscrete: MultiCategoricalPolicy,

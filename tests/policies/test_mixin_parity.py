@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import skrl.models.torch as theirs
 import torch
@@ -54,6 +55,19 @@ def taken_box_actions(request: pytest.FixtureRequest) -> Tensor | None:
 @pytest.mark.parametrize("clip_actions", FLAGS)
 def test_deterministic(clip_actions: bool, taken_box_actions: Tensor | None) -> None:
     assert_twins_act_alike("DeterministicMixin", ACTIONS, taken_box_actions, n_outputs=3, clip_actions=clip_actions)
+
+
+@pytest.mark.parametrize("mixin", ["GaussianMixin", "MultivariateGaussianMixin", "DeterministicMixin"])
+def test_bounds_that_differ_by_action(mixin: str, taken_box_actions: Tensor | None) -> None:
+    low, high = np.array([-0.1, -np.inf, 0.0]), np.array([0.1, 0.2, np.inf])
+    assert_twins_act_alike(
+        mixin,
+        Box(low, high, dtype=np.float64),
+        taken_box_actions,
+        n_outputs=3,
+        log_std=None if mixin == "DeterministicMixin" else torch.zeros(3),
+        clip_actions=True,
+    )
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

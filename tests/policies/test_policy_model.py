@@ -74,6 +74,30 @@ def test_settings_without_a_role_serve_all_roles(inputs: dict[str, Tensor]) -> N
     assert model.compute(inputs, "policy")[0].shape == model.compute(inputs, role="policy")[0].shape
 
 
+def test_a_role_goes_to_the_mixin_that_was_initialised_for_it(inputs: dict[str, Tensor]) -> None:
+    class Mixed(GaussianMixin, DeterministicMixin, Model):
+        def __init__(self) -> None:
+            Model.__init__(self, observation_space=3, action_space=2, device="cpu")
+            GaussianMixin.__init__(self)
+            DeterministicMixin.__init__(self, role="value")
+
+        def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
+            return inputs["observations"][..., :2], {"log_std": torch.zeros(2)}
+
+    model = Mixed()
+    assert "log_prob" in model.act(inputs, role="anything")[1]
+    assert "log_prob" not in model.act(inputs, role="value")[1]
+
+
+def test_users_may_choose_the_mixin_of_a_role_themselves(inputs: dict[str, Tensor]) -> None:
+    class Chosen(Shared):
+        def act(self, inputs: Any, *, role: str = "") -> tuple[Tensor, dict[str, Any]]:
+            return (DeterministicMixin if role == "value" else GaussianMixin).act(self, inputs, role=role)
+
+    assert Chosen().act(inputs, role="value")[0].shape == (6, 1)
+    assert Chosen().act(inputs, role="policy")[0].shape == (6, 2)
+
+
 def test_acting_changes_neither_inputs_nor_what_compute_returned(inputs: dict[str, Tensor]) -> None:
     returned = {"log_std": torch.full((2,), 5.0)}
 
