@@ -1,5 +1,6 @@
 """Gaussian actions: independent components, with what all Gaussian mixins share."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,8 @@ from layeredrl.policies.mixin import (
     is_continuous,
     unchanged,
 )
+
+LOG_SQRT_2PI = math.log(math.sqrt(2.0 * math.pi))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +81,17 @@ def draw_gaussian(mean: Tensor, std: Tensor, inputs: Inputs) -> Tensor:
     return mean + noise * std
 
 
+def gaussian_log_prob(value: Tensor, distribution: Normal, std: Tensor) -> Tensor:
+    """Log density of each component; `std` is the distribution's own, before it was expanded to all rows.
+
+    One standard deviation for all rows is the common case, and then most of the work. It is only done per row where
+    gradients are summed over rows, which would round otherwise than torch's.
+    """
+    if std.requires_grad:
+        return distribution.log_prob(value)
+    return -((value - distribution.loc) ** 2) / (2 * std**2) - std.log() - LOG_SQRT_2PI
+
+
 class GaussianMixin(GaussianHead):
     """Acts by independent Gaussians.
 
@@ -125,10 +139,11 @@ class GaussianMixin(GaussianHead):
             return super().act(inputs, role=role)
         mean, log_std, outputs = self._gaussian_parameters(inputs, role)
         mean, log_std = settings.clip_mean(mean), settings.clip_log_std(log_std)
-        distribution = Normal(mean, log_std.exp(), validate_args=False)
+        std = log_std.exp()
+        distribution = Normal(mean, std, validate_args=False)
         actions = settings.clip(draw_gaussian(mean, distribution.scale, inputs))
         taken = self._taken_actions(inputs)
-        log_prob = settings.reduce(distribution.log_prob(actions if taken is None else taken))
+        log_prob = settings.reduce(gaussian_log_prob(actions if taken is None else taken, distribution, std))
         self._refuse_nan(log_prob, mean=mean, log_std=log_std, taken_actions=taken)
         self._acted[role] = Acted(distribution, lambda: distribution.entropy().sum(dim=-1, keepdim=True))
         return actions, {**outputs, "log_std": log_std, "log_prob": log_prob, "mean_actions": mean}

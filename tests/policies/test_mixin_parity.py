@@ -94,6 +94,28 @@ def test_gaussian(
     )
 
 
+@pytest.mark.parametrize("per_row", FLAGS)
+def test_gaussian_without_gradients_is_exact(per_row: bool, taken_box_actions: Tensor | None) -> None:
+    log_std = torch.linspace(-3.0, 1.0, 64 * 3).reshape(64, 3) if per_row else LOG_STD
+    observations = torch.randn(64, N_OBSERVATIONS)
+    results = []
+    for library in (theirs, ours):
+        twin = make_twin(
+            library.GaussianMixin,
+            library.Model,
+            OBSERVATIONS,
+            ACTIONS,
+            n_outputs=3,
+            log_std=log_std,
+            reduction="none",
+        )
+        torch.manual_seed(0)
+        more = {} if taken_box_actions is None else {"taken_actions": taken_box_actions}
+        with torch.no_grad():
+            results.append(twin.act({"observations": observations, **more})[1]["log_prob"])
+    assert torch.equal(*results)
+
+
 @pytest.mark.parametrize("limits", [(-20, 2), (-1, 0), (0.5, 0.5)])
 def test_gaussian_bounds_of_log_std(limits: tuple[float, float], taken_box_actions: Tensor | None) -> None:
     low, high = limits
