@@ -70,24 +70,20 @@ class Members(nn.Module):
         self.targets = RunningMoments(self.sizes[0], momentum)
 
     def step_function(
-        self,
-        context: Num[Tensor, "R C"] | None,
-        actions: Num[Tensor, "H R A"],
-        members: Int[Tensor, " members"] | None,
+        self, context: Num[Tensor, "R C"] | None, members: Int[Tensor, " members"] | None
     ) -> StepFunction:
-        """What makes step `t` of each member from rows of states `(E, R, S)`; actions are prepared once, here."""
+        """What makes a step of each member from rows of states and actions; contexts are prepared once, here."""
         run = self.nets.select(members)
         n_members = self.nets.n_members if members is None else len(members)
         standardize_state, standardize_context, standardize_action = self._standardizers()
         context_rows = self._context_features(context)
         if context_rows is not None:
             context_rows = standardize_context(context_rows).expand(n_members, -1, -1)
-        action_rows = standardize_action(features(self.action_space, actions))
         target_scale = self.targets.scale
 
-        def step(state: Float[Tensor, "E R S"], t: int) -> MemberPrediction:
-            inputs = (standardize_state(state), context_rows, action_rows[t].expand(n_members, -1, -1))
-            (mean, std), weights, term_prob = run(*inputs)
+        def step(state: Float[Tensor, "E R S"], action: Num[Tensor, "#E R A"]) -> MemberPrediction:
+            action_rows = standardize_action(features(self.action_space, action)).expand(n_members, -1, -1)
+            (mean, std), weights, term_prob = run(standardize_state(state), context_rows, action_rows)
             mean = mean * target_scale
             if self.predict_delta:
                 mean = mean + rearrange(state, "e r s -> e r 1 s")

@@ -15,6 +15,7 @@ from layeredrl.models.members import Members, PartialNet, log_weights
 from layeredrl.models.mixture import mixture_log_prob, mixture_moments, mixture_sample
 from layeredrl.models.model import LogProb, Model
 from layeredrl.models.propagation import (
+    ActionFunction,
     MemberPrediction,
     StepFunction,
     check_propagation,
@@ -156,10 +157,9 @@ class ProbabilisticEnsemble(Model):
         leading = self._check_query(state, context, action)
         n_members = self.n_models if members is None else len(members)
         contexts = None if context is None else context.reshape(-1, context.shape[-1])
-        actions = action.reshape(1, -1, action.shape[-1])
-        step = self._step_function(contexts, actions, members, loss_mode)
         rows = state.reshape(-1, state.shape[-1]).expand(n_members, -1, -1)
-        mean, member_std, weights, term_prob = step(rows, 0)
+        step = self._step_function(contexts, members, loss_mode)
+        mean, member_std, weights, term_prob = step(rows, action.reshape(1, -1, action.shape[-1]))
         mean, member_std, weights = (x.transpose(0, 1).unflatten(0, leading) for x in (mean, member_std, weights))
         if std is not None:
             member_std = _broadcast_std(std, mean)
@@ -210,27 +210,55 @@ class ProbabilisticEnsemble(Model):
         """
         check_propagation(propagation)
         self._check_rollout(initial_state, context, actions)
-        n_members = self.n_models if members is None else len(members)
         n_particles = 1 if particles_coincide(propagation, deterministic) else self.n_particles_per_model
-        noise = draw_noise(
-            propagation,
+        step_actions = repeat(actions, "b h a -> h 1 (p b) a", p=n_particles)
+        return self._roll(
             initial_state,
+            context,
+            lambda _, t: step_actions[t],
             horizon=actions.shape[1],
-            n_members=n_members,
             n_particles=n_particles,
             deterministic=deterministic,
+            loss_mode=loss_mode,
+            propagation=propagation,
+            members=members,
             generator=generator,
         )
-        contexts = None if context is None else repeat(context, "b c -> (p b) c", p=n_particles)
-        step_actions = repeat(actions, "b h a -> h (p b) a", p=n_particles)
-        return propagate(
-            self._step_function(contexts, step_actions, members, loss_mode),
+
+    def rollout_closed_loop(
+        self,
+        initial_state: Float[Tensor, "B S"],
+        context: Num[Tensor, "B C"] | None,
+        action_function: ActionFunction,
+        horizon: int,
+        *,
+        members: Int[Tensor, " members"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Rollout:
+        """Let every particle be acted on where it is. Particles stay with their members (TS∞).
+
+        Args:
+            initial_state, context: one row per start.
+            action_function: from states `(E, P·B, S)`, particle by particle, and the time step to actions
+                `(E, P·B, A)`. They are not checked.
+            horizon: number of steps.
+            members, generator: as for `rollout`.
+        """
+        if horizon < 1:
+            raise ValueError(f"horizon: got {horizon}, expected at least 1")
+        check_rows("initial_state", initial_state, self.state_space, device=self.device)
+        check_rows("context", context, self.context_space, leading=(len(initial_state),), device=self.device)
+        return self._roll(
             initial_state,
-            noise,
-            propagation=propagation,
-            n_members=n_members,
+            context,
+            action_function,
+            horizon=horizon,
             n_particles=self.n_particles_per_model,
-            deterministic=deterministic,
+            deterministic=False,
+            loss_mode=False,
+            propagation="ts_inf",
+            members=members,
+            generator=generator,
         )
 
     def get_log_prob(
@@ -358,24 +386,57 @@ class ProbabilisticEnsemble(Model):
 
     # Inside -------------------------------------------------------------------------------------------------
 
-    def _step_function(
+    def _roll(
         self,
-        context: Num[Tensor, "R C"] | None,
-        actions: Num[Tensor, "H R A"],
-        members: Int[Tensor, " members"] | None,
+        initial_state: Float[Tensor, "B S"],
+        context: Num[Tensor, "B C"] | None,
+        action_function: ActionFunction,
+        *,
+        horizon: int,
+        n_particles: int,
+        deterministic: bool,
         loss_mode: bool,
+        propagation: Propagation,
+        members: Int[Tensor, " members"] | None,
+        generator: torch.Generator | None,
+    ) -> Rollout:
+        """Draw the noise and propagate `n_particles` different particles per member."""
+        n_members = self.n_models if members is None else len(members)
+        noise = draw_noise(
+            propagation,
+            initial_state,
+            horizon=horizon,
+            n_members=n_members,
+            n_particles=n_particles,
+            deterministic=deterministic,
+            generator=generator,
+        )
+        contexts = None if context is None else repeat(context, "b c -> (p b) c", p=n_particles)
+        return propagate(
+            self._step_function(contexts, members, loss_mode),
+            action_function,
+            initial_state,
+            noise,
+            propagation=propagation,
+            n_members=n_members,
+            n_particles=self.n_particles_per_model,
+            deterministic=deterministic,
+        )
+
+    def _step_function(
+        self, context: Num[Tensor, "R C"] | None, members: Int[Tensor, " members"] | None, loss_mode: bool
     ) -> StepFunction:
         """What makes a step of each member: learned, or faded into the symmetry-breaking start."""
-        learned = self.members.step_function(context, actions, members)
+        learned = self.members.step_function(context, members)
         if self.random_dynamics is None or loss_mode:
             return learned
-        share = self.random_dynamics.share(int(self.n_total_env_steps))
+        random_dynamics, share = self.random_dynamics, self.random_dynamics.share(int(self.n_total_env_steps))
         if share == 0.0:
             return learned
-        movements = self.random_dynamics.movement(features(self.action_space, actions))
 
-        def blended(state: Float[Tensor, "E R S"], t: int) -> MemberPrediction:
-            return blend(share, state + movements[t], learned(state, t))
+        def blended(state: Float[Tensor, "E R S"], action: Num[Tensor, "#E R A"]) -> MemberPrediction:
+            movement = random_dynamics.movement(features(self.action_space, action))
+            return blend(share, state + movement, learned(state, action))
 
         return blended
 

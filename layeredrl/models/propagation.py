@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange, reduce, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from layeredrl.models.mixture import mixture_moments, mixture_sample
@@ -50,8 +50,10 @@ class Step(NamedTuple):
     var: Float[Tensor, "E P B S"]
 
 
-# (rows of states, time step) -> one step of each member
-StepFunction = Callable[[Float[Tensor, "E R S"], int], MemberPrediction]
+# (rows of states, rows of actions) -> one step of each member
+StepFunction = Callable[[Float[Tensor, "E R S"], Num[Tensor, "#E R A"]], MemberPrediction]
+# (rows of states, time step) -> rows of actions, which may be the same for all members
+ActionFunction = Callable[[Float[Tensor, "E R S"], int], Num[Tensor, "#E R A"]]
 # (the step just made, its normal noise) -> where the particles are now
 Scheme = Callable[[Step, Float[Tensor, "#E P B S"]], Float[Tensor, "E P B S"]]
 
@@ -124,6 +126,7 @@ def draw_noise(
 
 def propagate(
     step_function: StepFunction,
+    action_function: ActionFunction,
     initial_state: Float[Tensor, "B S"],
     noise: Noise,
     *,
@@ -136,6 +139,7 @@ def propagate(
 
     Args:
         step_function: makes one step of each member.
+        action_function: what is done where the particles are.
         initial_state: where all particles of a batch row start.
         noise: as `draw_noise` gives it; its P is 1 where particles coincide.
         propagation: a key of `SCHEMES`.
@@ -147,7 +151,8 @@ def propagate(
     states, means, variances, term_probs = [state], [], [], []
     for t, normal in enumerate(noise.normal):
         order = None if noise.order is None else noise.order[t]
-        prediction = step_function(rearrange(_deal(state, order), "e p b s -> e (p b) s"), t)
+        rows = rearrange(_deal(state, order), "e p b s -> e (p b) s")
+        prediction = step_function(rows, action_function(rows, t))
         step = _draw(prediction, normal, noise.mode[t], deterministic)
         state = scheme(step._replace(state=_collect(step.state, order)), normal)
         term_prob = rearrange(prediction.term_prob, "e (p b) -> e p b", p=normal.shape[1])

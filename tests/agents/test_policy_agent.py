@@ -1,0 +1,92 @@
+"""Policies as agents: in a vector environment, with and without memory."""
+
+import gymnasium as gym
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete, MultiBinary
+from gymnasium.vector import AutoresetMode
+
+from layeredrl.agents.policy_agent import PolicyAgent
+from layeredrl.policies import GRU, LSTM, MLP, GaussianPolicy, policy_for
+from layeredrl.spaces import from_rows
+from layeredrl.training.collector import Collector
+
+OBSERVATION = Box(-5, 5, (3,))
+ACTION = Box(-2, 2, (2,))
+
+
+def make_policy(action_space=ACTION, trunk=MLP((8,))):  # noqa: B008 - frozen
+    policy = policy_for(OBSERVATION, action_space, trunk, device="cpu")
+    policy.eval()
+    return policy
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "CartPole-v1"])
+def test_a_policy_acts_in_a_vector_environment(env_id):
+    mode = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    env = gym.make_vec(env_id, 3, vectorization_mode="sync", vector_kwargs=mode)
+    space = env.single_action_space
+    episodes = Collector(env, seed=0).collect(
+        PolicyAgent(policy_for(env.single_observation_space, space, device="cpu")), 600
+    )
+    assert len(episodes) >= 3
+    assert all(space.contains(action) for action in from_rows(space, episodes[0].action))
+    assert episodes[0].info["log_prob"].shape == (len(episodes[0]),)
+
+
+def test_actions_never_leave_the_box():
+    policy = GaussianPolicy(OBSERVATION, ACTION, MLP((8,)), "cpu", initial_log_std=2)
+    action, _ = PolicyAgent(policy).act(torch.zeros(500, 3))
+    assert action.abs().max() <= 2
+    assert (action.abs() == 2).any()
+
+
+def test_deterministic_agents_act_by_the_mode():
+    policy = make_policy()
+    first, second = (PolicyAgent(policy, deterministic=True).act(torch.ones(4, 3))[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_the_generator_decides_the_noise():
+    policy = make_policy()
+    first, second = (
+        PolicyAgent(policy, generator=torch.Generator().manual_seed(2)).act(torch.ones(4, 3))[0] for _ in range(2)
+    )
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("trunk", [GRU(hidden_size=6), LSTM(hidden_size=6)], ids=["gru", "lstm"])
+def test_memory_is_carried_along_and_forgotten_where_an_episode_ended(trunk):
+    agent = PolicyAgent(make_policy(trunk=trunk), deterministic=True)
+    fresh = PolicyAgent(agent.policy, deterministic=True)
+    states = torch.randn(2, 4, 3)
+    first, _ = agent.act(states[0])
+    agent.reset(torch.tensor([True, False, True, False]))
+    second, _ = agent.act(states[1])
+    without_memory, _ = fresh.act(states[1])
+    torch.testing.assert_close(second[[0, 2]], without_memory[[0, 2]])
+    assert (second[[1, 3]] - without_memory[[1, 3]]).abs().min() > 1e-5
+    agent.reset()
+    torch.testing.assert_close(agent.act(states[0])[0], first)
+
+
+def test_contexts_reach_the_policy():
+    seen = {}
+
+    class Curious(GaussianPolicy):
+        def compute(self, inputs, role=""):
+            seen.update(inputs)
+            return super().compute(inputs, role)
+
+    context = torch.ones(2, 1)
+    PolicyAgent(Curious(OBSERVATION, ACTION, MLP((8,)), "cpu")).act(torch.zeros(2, 3), context)
+    assert seen["context"] is context
+
+
+def test_what_is_no_policy_is_refused(unchecked):
+    with pytest.raises(TypeError, match=r"policy: got Linear, expected a layeredrl\.policies Model"):
+        PolicyAgent(torch.nn.Linear(3, 2))
+    policy = make_policy(Discrete(3))
+    policy.action_space = MultiBinary(3)
+    with pytest.raises(TypeError, match=r"policy\.action_space: got MultiBinary\(3\)"):
+        PolicyAgent(policy)
