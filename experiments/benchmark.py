@@ -44,7 +44,7 @@ class Args:
     """Measure speed."""
 
     only: tuple[str, ...] = ()
-    """Names of measurements; none: all. They are rollout, train and plan."""
+    """Names of measurements; none: all. They are rollout, train, plan and policy."""
     threads: int | None = None
     """CPU threads; none: torch's own choice."""
     repeats: int = 5
@@ -153,7 +153,15 @@ def measure_plan(repeats: int) -> list[Row]:
     return [Row("plan, Pendulum defaults", ours, "the bar", 0.1)]
 
 
-MEASUREMENTS = {"rollout": measure_rollout, "train": measure_train, "plan": measure_plan}
+def measure_policy(repeats: int) -> list[Row]:
+    """One step of each kind of policy for 4,096 observations, against skrl's."""
+    from experiments.benchmark_policy import policy_rows  # needs skrl, from the extra `dev`
+
+    rows = policy_rows(n_repetitions=60 * repeats)
+    return [Row(f"policy step, {row.mixin}", row.ours, "skrl's", row.skrl) for row in rows]
+
+
+MEASUREMENTS = {"rollout": measure_rollout, "train": measure_train, "plan": measure_plan, "policy": measure_policy}
 
 
 def main(args: Args) -> None:
@@ -165,10 +173,10 @@ def main(args: Args) -> None:
     torch.manual_seed(0)
     rows = [row for name in args.only or MEASUREMENTS for row in MEASUREMENTS[name](args.repeats)]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    print(f"{'measured':<34} {'ms':>9}   {'against':<26} {'ms':>9} {'ratio':>7}")
+    print(f"{'measured':<38} {'ms':>9}   {'against':<26} {'ms':>9} {'ratio':>7}")
     for row in rows:
         ours, other = 1e3 * row.ours, 1e3 * row.other
-        print(f"{row.name:<34} {ours:>9.2f}   {row.other_name:<26} {other:>9.2f} {row.ratio:>7.2f}")
+        print(f"{row.name:<38} {ours:>9.2f}   {row.other_name:<26} {other:>9.2f} {row.ratio:>7.2f}")
     if args.json is not None:
         figures = [{"name": r.name, "seconds": r.ours, "against": r.other_name, "ratio": r.ratio} for r in rows]
         args.json.write_text(json.dumps(figures, indent=2) + "\n")

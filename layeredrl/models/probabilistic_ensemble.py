@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
@@ -11,6 +10,7 @@ from gymnasium.spaces import Box, Space
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from layeredrl.models.losses import MemberScores, for_everyone, member_losses, member_scores, share_out
 from layeredrl.models.members import Members, PartialNet, log_weights
 from layeredrl.models.mixture import mixture_log_prob, mixture_moments, mixture_sample
 from layeredrl.models.model import LogProb, Model
@@ -28,14 +28,6 @@ from layeredrl.spaces import check_rows, check_space, feature_size, features
 from layeredrl.types import Batch, Prediction, Propagation, Rollout
 
 Transform = Callable[[Tensor], Tensor]
-
-
-class MemberScores(NamedTuple):
-    """How well each member explains a batch."""
-
-    loss: Float[Tensor, " E"]  # in the units of the targets, termination included: what training minimises
-    nll: Float[Tensor, " E"]  # of the next state, in nats, in state units
-    mse: Float[Tensor, "E S"]  # of the mean, per dimension, in squared state units
 
 
 class ProbabilisticEnsemble(Model):
@@ -341,27 +333,13 @@ class ProbabilisticEnsemble(Model):
             batch: transitions `(B, …)` for all members, split among them with `partition_batch`; or `(E, B, …)`,
                 a set for each. Its values are not checked.
         """
-        batch = self._share_out(batch)
-        log_likelihood, termination_loss, _ = self.members.explain(batch)
-        losses = termination_loss - log_likelihood
-        if self.weighted_loss:
-            if batch.weight is None:
-                raise ValueError("batch.weight: got None, expected weights because of weighted_loss=True")
-            losses = losses * batch.weight
-        if batch.mask is None:
-            return losses.mean(dim=1)
-        return torch.where(batch.mask, losses, 0.0).sum(dim=1) / batch.mask.sum(dim=1).clamp_min(1)
+        shared_out = share_out(batch, self.n_models, partition=self.partition_batch)
+        return member_losses(self.members, shared_out, weighted=self.weighted_loss)
 
     @torch.no_grad()
     def get_member_scores(self, batch: Batch) -> MemberScores:
         """How well each member explains the transitions `(B, …)`, which all count alike."""
-        log_likelihood, termination_loss, error = self.members.explain(self._for_everyone(batch))
-        scale = self.members.targets.scale
-        return MemberScores(
-            loss=(termination_loss - log_likelihood).mean(dim=1),
-            nll=scale.log().sum() - log_likelihood.mean(dim=1),
-            mse=(error * scale).square().mean(dim=1),
-        )
+        return member_scores(self.members, for_everyone(batch, self.n_models))
 
     def update_statistics(self, batch: Batch) -> None:
         """Move the running statistics of inputs and targets by a batch of training data."""
@@ -439,26 +417,6 @@ class ProbabilisticEnsemble(Model):
             return blend(share, state + movement, learned(state, action))
 
         return blended
-
-    def _share_out(self, batch: Batch) -> Batch:
-        """The transitions that each member learns from, with leading dims `(E, B)`."""
-        if len(batch.shape) == 2:
-            if len(batch) != self.n_models:
-                raise ValueError(
-                    f"batch: got {len(batch)} sets of transitions, expected {self.n_models}, one a member"
-                )
-            return batch
-        if not self.partition_batch:
-            return self._for_everyone(batch)
-        # Pad to a multiple of E with copies that are masked out.
-        index = torch.arange(math.ceil(len(batch) / self.n_models) * self.n_models, device=self.device)
-        padded = batch[index.clamp_max(len(batch) - 1)]
-        mask = index < len(batch)
-        padded = replace(padded, mask=mask if padded.mask is None else mask & padded.mask)
-        return padded.map(lambda value: rearrange(value, "(b e) ... -> e b ...", e=self.n_models))
-
-    def _for_everyone(self, batch: Batch) -> Batch:
-        return batch.map(lambda value: value.expand(self.n_models, *value.shape))
 
     def _check_query(self, state: Tensor, context: Tensor | None, action: Tensor) -> torch.Size:
         """Check the arguments of a query; their leading dims."""

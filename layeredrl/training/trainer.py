@@ -12,7 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from layeredrl.data.replay_buffer import ReplayBuffer
-from layeredrl.models.probabilistic_ensemble import MemberScores, ProbabilisticEnsemble
+from layeredrl.models.losses import MemberScores
+from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
 from layeredrl.types import Batch
 
 

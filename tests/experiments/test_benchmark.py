@@ -22,5 +22,5 @@ def test_calls_take_turns_after_a_warm_up():
 
 
 def test_unknown_measurements_are_refused():
-    with pytest.raises(SystemExit, match="--only: got speed, expected some of rollout, train, plan"):
+    with pytest.raises(SystemExit, match="--only: got speed, expected some of rollout, train, plan, policy"):
         main(Args(only=("speed",)))

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from layeredrl.data.replay_buffer import ReplayBuffer
-from layeredrl.models.probabilistic_ensemble import MemberScores, ProbabilisticEnsemble
+from layeredrl.models.losses import MemberScores
+from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
 from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig, clip_member_gradients
 from tests.training.linear_system import make_batch, make_buffer, make_model
 
