@@ -69,7 +69,8 @@ class Args:
     """Particles per member in a rollout."""
     propagation: Propagation = "ts_inf"
     """How particles move through members."""
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    # With few data, an epoch has few steps.
+    trainer: TrainerConfig = field(default_factory=partial(TrainerConfig, max_epochs=400, patience=40))
 
     horizon: int = 25
     """Length of a plan."""

@@ -27,9 +27,9 @@ class TrainerConfig:
     """Of AdamW."""
     batch_size: int = 64
     """Transitions per member and step."""
-    max_epochs: int = 100
+    max_epochs: int = 200
     """Passes over each member's bootstrap, at most."""
-    patience: int = 10
+    patience: int = 20
     """A member is done when its held-out loss has not improved for so many epochs."""
     min_improvement: float = 0.01
     """What counts as an improvement, in nats per transition."""
