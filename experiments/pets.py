@@ -92,7 +92,6 @@ def main(args: Args) -> None:
 
     # Environment
     task = find_task(args.env_id, args.task)
-    folder = make_run_folder(args.runs / args.env_id, args.name, args.seed)
     env = make_env(task, args.n_envs)
     state_space, action_space = env.single_observation_space, env.single_action_space
 
@@ -127,6 +126,7 @@ def main(args: Args) -> None:
     planning_agent = MPCAgent(planner, objective, generator=generator)
 
     # Loop
+    folder = make_run_folder(args.runs / args.env_id, args.name, args.seed)
     collector = Collector(env, buffer, seed=args.seed, device=args.device)
     monitor = Monitor(folder)
     training: list[tuple[int, Episode]] = []
@@ -137,6 +137,7 @@ def main(args: Args) -> None:
         with tqdm(total=args.steps, desc=args.env_id, unit="step") as bar:
             while collector.n_steps < args.steps:
                 if collector.n_steps >= next_fit:
+                    model.set_n_total_env_steps(collector.n_steps)
                     monitor.fit(trainer.fit(buffer), model, collector.n_steps)
                     next_fit += args.fit_every
                 is_random = collector.n_steps < args.random_steps

@@ -107,5 +107,5 @@ def _draw(training: Sequence[tuple[int, Episode]], evaluation: Sequence[Episode]
         draw_forecast(axes, seen, dim)
     fans[0].set_title("Foretold open loop from the start of an episode")
     fans[-1].set_xlabel("steps ahead")
-    sides[1].legend(*fans[0].get_legend_handles_labels(), ncols=4, fontsize="small", loc="outside lower center")
+    sides[1].legend(*fans[0].get_legend_handles_labels(), ncols=2, fontsize="small", loc="outside lower center")
     return figure

@@ -77,6 +77,8 @@ class Stacked(nn.Module):
 
     def forward(self, *inputs: Tensor | None) -> Any:
         """Run member `e` on `inputs[…][e]`; the outputs have the leading axis E as well."""
+        if self._way is _run_exchanged:
+            return self.members(*inputs)
         return self._way(self.members, dict(_named_tensors(self.members)), range(self.n_members), inputs)
 
     def select(self, indices: Tensor | None) -> Callable[..., Any]:

@@ -101,7 +101,8 @@ class EnsembleTrainer:
         """Train until no member improves any more, or for `max_epochs`; every member keeps its best weights.
 
         Raises:
-            ValueError: the buffer holds nothing to train on or, with a `holdout_ratio`, nothing held out.
+            ValueError: the buffer holds nothing to train some member on or, with a `holdout_ratio`, nothing held
+                out, or its spaces aren't the model's. Nothing has changed then.
         """
         start = time.perf_counter()
         config, model = self.config, self.model
@@ -118,7 +119,7 @@ class EnsembleTrainer:
         epochs = tqdm(range(config.max_epochs), desc="fit", unit="epoch", leave=False, disable=not self.progress)
         try:
             for epoch in epochs:
-                train_losses.append(self._train_epoch(data, buffer.bootstrap_counts(model.n_models)))
+                train_losses.append(self._train_epoch(data, counts))
                 holdout_losses.append(model.get_member_scores(data[holdout]).loss)
                 best.update(epoch, holdout_losses[-1])
                 epochs.set_postfix(holdout=f"{float(best.loss.mean()):.3f}")
