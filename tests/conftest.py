@@ -10,6 +10,8 @@ from jaxtyping import config
 # The same examples in every run.
 settings.register_profile("reproducible", derandomize=True, deadline=None, max_examples=30)
 settings.load_profile("reproducible")
+# The nets here are too small for threads to help.
+torch.set_num_threads(1)
 # Nothing is shown on a screen.
 os.environ.setdefault("MPLBACKEND", "Agg")
 
