@@ -71,12 +71,16 @@ def write_report(
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     if training:
         _draw(training, evaluation, model).savefig(folder / "result.png", dpi=120)
+    if mean is not None:
+        _print_table(table, mean)
+    print(f"\n{seconds:.0f} s. Result, picture, checkpoint and TensorBoard log: {folder}")
+
+
+def _print_table(table: Sequence[dict[str, Any]], mean: float) -> None:
     print(f"\n{'start seed':>10} {'return':>10} {'length':>7}")
     for row in table:
         print(f"{row['seed']:>10} {row['return']:>10.1f} {row['length']:>7}")
-    if mean is not None:
-        print(f"{'mean':>10} {mean:>10.1f}")
-    print(f"\n{seconds:.0f} s. Result, picture, checkpoint and TensorBoard log: {folder}")
+    print(f"{'mean':>10} {mean:>10.1f}")
 
 
 def _versions() -> dict[str, str]:
