@@ -15,7 +15,10 @@ OBSERVATION = Box(-5, 5, (3,))
 ACTION = Box(-2, 2, (2,))
 
 
-def make_policy(action_space=ACTION, trunk=MLP((8,))):  # noqa: B008 - frozen
+TRUNK = MLP((8,))
+
+
+def make_policy(action_space=ACTION, trunk=TRUNK):
     policy = policy_for(OBSERVATION, action_space, trunk, device="cpu")
     policy.eval()
     return policy

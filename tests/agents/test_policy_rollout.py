@@ -8,7 +8,10 @@ from layeredrl.policies import GRU, MLP, GaussianPolicy, policy_for
 from tests.models.ensembles import ACTION, CONTEXT, DISCRETE, STATE, make_ensemble, make_fixed, query
 
 
-def make_policy(action_space=ACTION, trunk=MLP((8,))):  # noqa: B008 - frozen
+TRUNK = MLP((8,))
+
+
+def make_policy(action_space=ACTION, trunk=TRUNK):
     policy = policy_for(STATE, action_space, trunk, device="cpu")
     policy.eval()
     return policy
