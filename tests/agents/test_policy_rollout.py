@@ -7,7 +7,6 @@ from layeredrl.agents.policy_rollout import rollout_policy
 from layeredrl.policies import GRU, MLP, GaussianPolicy, policy_for
 from tests.models.ensembles import ACTION, CONTEXT, DISCRETE, STATE, make_ensemble, make_fixed, query
 
-
 TRUNK = MLP((8,))
 
 
