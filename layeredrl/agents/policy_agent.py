@@ -45,7 +45,7 @@ class PolicyAgent(Agent):
     def act(
         self, state: Float[Tensor, "V S"], context: Num[Tensor, "V C"] | None = None
     ) -> tuple[Num[Tensor, "V A"], dict[str, Float[Tensor, " V"]]]:
-        """Actions, and their `log_prob` if the policy has one."""
+        """Actions, and the `log_prob` that they had before clipping, if the policy gives one."""
         actions, outputs = act_by(
             self.policy,
             state,

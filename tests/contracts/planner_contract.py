@@ -1,5 +1,6 @@
 """What every planner obeys. An implementation joins with a subclass that says how it is made."""
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import pytest
@@ -47,12 +48,13 @@ class Recorder:
         return self.objective(plans)
 
 
-class PlannerContract:
+class PlannerContract(ABC):
     # With these settings, a planner finds the optimum of an easy objective in some twenty dimensions.
     thorough: ClassVar = {"n_candidates": 400, "n_iterations": 20}
 
+    @abstractmethod
     def make(self, action_space: Space, horizon: int = H, **settings) -> Planner:
-        raise NotImplementedError
+        """A planner with these settings."""
 
     @SPACES
     def test_candidates_and_result_lie_inside_the_space(self, space):
