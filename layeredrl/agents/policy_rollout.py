@@ -20,7 +20,7 @@ class PolicyRollout:
     Attributes:
         state: of the particles after 0 … H steps (T = H + 1 times).
         action: in each state but the last.
-        log_prob: of the actions as the policy drew them, before they were clipped to a Box; zeros, if it gives none.
+        log_prob: of the actions as drawn, before they were clipped to a Box; zeros, if the policy gives none.
         term_prob: probability that the step ended the episode.
     """
 

@@ -88,7 +88,9 @@ class ModelObjective:
         survival = (1 - ended).cumprod(dim=-1)
         alive = torch.cat([torch.ones_like(survival[..., :1]), survival[..., :-1]], dim=-1)
         discounts = self.discount ** torch.arange(actions.shape[1], device=actions.device)
-        return reduce(alive * discounts * reward, "b e p h -> b e p", "sum").mean(dim=(1, 2))
+        # What is imagined after a certain end may be anything, even infinite: it doesn't count.
+        weighted = torch.where(alive > 0, alive * discounts * reward, 0.0)
+        return reduce(weighted, "b e p h -> b e p", "sum").mean(dim=(1, 2))
 
 
 def _per_step(name: str, value: Tensor, rollout: Rollout) -> Float[Tensor, "B E P H"] | Bool[Tensor, "B E P H"]:

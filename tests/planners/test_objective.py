@@ -9,6 +9,7 @@ from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
 from layeredrl.planners.cem import CEM
 from layeredrl.planners.objective import ModelObjective
+from tests.models.ensembles import make_fixed
 from tests.reference.returns import expected_return
 
 STATE = Box(-torch.inf, torch.inf, (3,))
@@ -187,3 +188,17 @@ def test_inputs_are_not_written_to():
     ModelObjective(make_model(), reward)(state)(plans)
     assert torch.equal(state, before[0])
     assert torch.equal(plans, before[1])
+
+
+def test_what_is_imagined_after_the_end_does_not_count():
+    """The first step ends the episode; rewards from then on are infinite."""
+    model = make_fixed({"offset": 1.0, "std": 1e-6})
+
+    def reward(state, context, action, next_state):
+        return torch.where(state[..., 0] > 0.5, torch.inf, 2.0)
+
+    def termination(state, context, action, next_state):
+        return next_state[..., 0] > 0.5
+
+    values = ModelObjective(model, reward, termination)(torch.zeros(1, 3))(torch.zeros(1, 2, 4, 2))
+    assert values.tolist() == [[2.0, 2.0]]
