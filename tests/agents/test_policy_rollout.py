@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from layeredrl.agents.policy_rollout import rollout_policy
-from layeredrl.policies import GRU, MLP, GaussianPolicy, policy_for
+from layeredrl.policies import GRU, MLP, DeterministicPolicy, GaussianPolicy, policy_for
 from tests.models.ensembles import ACTION, CONTEXT, DISCRETE, STATE, make_ensemble, make_fixed, query
 
 TRUNK = MLP((8,))
@@ -49,6 +49,18 @@ def test_each_particle_is_acted_on_where_it_is(trunk):
         inside = (rollout.action[:, :, :, t].abs() < 1).all(dim=-1).flatten()
         got = rollout.log_prob[..., t].flatten()[inside]
         torch.testing.assert_close(got, outputs["log_prob"][inside, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_each_start_keeps_its_context():
+    class Obedient(DeterministicPolicy):
+        def compute(self, inputs, role=""):
+            return inputs["context"], {}
+
+    model = make_ensemble(n_models=3, n_particles_per_model=2, context_space=CONTEXT)
+    state, context, _ = query(model, 5)
+    rollout = rollout_policy(model, state, context, Obedient(STATE, ACTION, device="cpu"), horizon=4)
+    assert torch.equal(rollout.action, context[:, None, None, None].expand(5, 3, 2, 4, 2))
+    assert torch.equal(rollout.log_prob, torch.zeros(5, 3, 2, 4))
 
 
 def test_only_elites_are_rolled():
