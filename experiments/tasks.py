@@ -37,6 +37,7 @@ def make_env(task: Task, n_envs: int) -> gym.vector.VectorEnv[Any, Any, Any]:
             n_envs,
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+            **task.env_kwargs,
         )
     except gym.error.Error as error:
         raise SystemExit(f"--env-id: gymnasium can't make {task.env_id}: {error}") from None

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 from experiments.pets import Args, main
+from experiments.tasks import make_env
+from layeredrl.envs.tasks import TASKS
 from layeredrl.training.collector import Collector
 from layeredrl.training.trainer import TrainerConfig
 
@@ -86,9 +88,16 @@ def test_a_folder_that_exists_is_never_written_to(tmp_path):
 
 
 def test_an_unknown_environment_lists_the_known_and_the_way_out(tmp_path):
-    with pytest.raises(SystemExit, match=r"got Hopper-v9.*Pendulum-v1, Inv(.|\n)*--task my_module:MY_TASK"):
+    with pytest.raises(
+        SystemExit, match=r"got Hopper-v9.*Pendulum-v1, .*Swimmer-v5(.|\n)*--task my_module:MY_TASK"
+    ):
         run(tmp_path, env_id="Hopper-v9")
     assert not list(tmp_path.iterdir())
+
+
+def test_environments_show_the_positions_that_rewards_need():
+    shapes = [make_env(TASKS[env_id], 2).observation_space.shape for env_id in ("HalfCheetah-v5", "Reacher-v5")]
+    assert shapes == [(2, 18), (2, 10)]
 
 
 def test_a_task_of_ones_own(tmp_path, monkeypatch):
