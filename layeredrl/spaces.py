@@ -94,6 +94,25 @@ def check_rows(
         TypeError: not a tensor, or of another dtype.
         ValueError: missing, superfluous, of another shape or device, not finite, or outside the space.
     """
+    check_layout(name, value, space, leading=leading, device=device)
+    if space is None or not isinstance(value, Tensor):
+        return
+    if not bool(torch.isfinite(value).all()):
+        place = tuple((~torch.isfinite(value)).nonzero()[0].tolist())
+        raise ValueError(f"{name}: got {value[place].item()} at index {place}, expected finite values")
+    if contained or isinstance(space, Discrete):
+        _check_contained(name, value, space)
+
+
+def check_layout(
+    name: str,
+    value: object,
+    space: Space[Any] | None,
+    *,
+    leading: tuple[int, ...] | None = None,
+    device: torch.device | None = None,
+) -> None:
+    """As `check_rows`, but the values may be anything: imagined states can grow without bounds."""
     if space is None or value is None:
         if space is not None or value is not None:
             got = "None" if value is None else f"a {type(value).__name__}"
@@ -108,11 +127,6 @@ def check_rows(
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected ({', '.join(map(str, shape))})")
     if device is not None and value.device != device:
         raise ValueError(f"{name}: got device {value.device}, expected {device}")
-    if not bool(torch.isfinite(value).all()):
-        place = tuple((~torch.isfinite(value)).nonzero()[0].tolist())
-        raise ValueError(f"{name}: got {value[place].item()} at index {place}, expected finite values")
-    if contained or isinstance(space, Discrete):
-        _check_contained(name, value, space)
 
 
 def _check_dtype(name: str, value: Tensor, space: Space[Any]) -> None:

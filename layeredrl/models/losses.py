@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from layeredrl.models.members import Members
@@ -14,7 +14,7 @@ from layeredrl.types import Batch
 
 
 class MemberScores(NamedTuple):
-    """How well each member explains a batch."""
+    """How well each member explains a batch: the next states, or the rewards, with S = 1."""
 
     loss: Float[Tensor, " E"]  # in the units of the targets, termination included: what training minimises
     nll: Float[Tensor, " E"]  # of the next state, in nats, in state units
@@ -36,9 +36,7 @@ def member_losses(members: Members, batch: Batch, *, weighted: bool) -> Float[Te
         if batch.weight is None:
             raise ValueError("batch.weight: got None, expected weights because of weighted_loss=True")
         losses = losses * batch.weight
-    if batch.mask is None:
-        return losses.mean(dim=1)
-    return torch.where(batch.mask, losses, 0.0).sum(dim=1) / batch.mask.sum(dim=1).clamp_min(1)
+    return masked_mean(losses, batch.mask)
 
 
 def member_scores(members: Members, batch: Batch) -> MemberScores:
@@ -50,6 +48,13 @@ def member_scores(members: Members, batch: Batch) -> MemberScores:
         nll=scale.log().sum() - log_likelihood.mean(dim=1),
         mse=(error * scale).square().mean(dim=1),
     )
+
+
+def masked_mean(losses: Float[Tensor, "E B"], mask: Bool[Tensor, "E B"] | None) -> Float[Tensor, " E"]:
+    """Mean over the transitions that take part; 0 for a member that has none."""
+    if mask is None:
+        return losses.mean(dim=1)
+    return torch.where(mask, losses, 0.0).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
 
 
 def share_out(batch: Batch, n_models: int, *, partition: bool) -> Batch:

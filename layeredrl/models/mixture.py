@@ -26,10 +26,16 @@ def mixture_log_prob(
         mean, std: of each mode; `std` > 0.
         log_weights: normalised over M.
     """
-    score = ((rearrange(value, "... s -> ... 1 s") - mean) / std).clamp(-MAX_STANDARD_SCORE, MAX_STANDARD_SCORE)
-    per_mode = -(0.5 * score.square() + std.log()).sum(dim=-1) - 0.5 * math.log(2 * math.pi) * mean.shape[-1]
-    weighted = log_weights + per_mode
+    weighted = log_weights + gaussian_log_prob(rearrange(value, "... s -> ... 1 s"), mean, std).sum(dim=-1)
     return weighted.squeeze(-1) if weighted.shape[-1] == 1 else torch.logsumexp(weighted, dim=-1)
+
+
+def gaussian_log_prob(
+    value: Float[Tensor, "*#shape"], mean: Float[Tensor, "*#shape"], std: Float[Tensor, "*#shape"]
+) -> Float[Tensor, "*shape"]:
+    """Log density of numbers, finite however far `value` lies from `mean`."""
+    score = ((value - mean) / std).clamp(-MAX_STANDARD_SCORE, MAX_STANDARD_SCORE)
+    return -0.5 * score.square() - std.log() - 0.5 * math.log(2 * math.pi)
 
 
 def mixture_moments(

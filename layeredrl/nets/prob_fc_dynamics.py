@@ -7,8 +7,8 @@ import torch
 from gymnasium.spaces import Space
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
+from layeredrl.nets.gaussian_mlp import MAX_LOG_STD, MIN_LOG_STD, soft_clamp
 from layeredrl.nets.mlp import mlp
 from layeredrl.spaces import feature_size
 
@@ -44,8 +44,8 @@ class ProbFCDynamics(nn.Module):
         hidden_sizes: Sequence[int] = (128, 128),
         nonlinearity: Callable[[], nn.Module] = nn.ReLU,
         *,
-        min_log_std: float = -5.0,
-        max_log_std: float = 0.25,
+        min_log_std: float = MIN_LOG_STD,
+        max_log_std: float = MAX_LOG_STD,
     ):
         super().__init__()
         if n_modes < 1:
@@ -80,9 +80,5 @@ class ProbFCDynamics(nn.Module):
         )
 
     def bound(self, log_std: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Soft bounds, so that the gradient doesn't vanish where they are reached (Chua et al. 2018, appendix A.1).
-
-        The upper one is exceeded by log(1 + exp(min − max)) at most, 0.5 % at the defaults.
-        """
-        log_std = self.max_log_std - softplus(self.max_log_std - log_std)
-        return self.min_log_std + softplus(log_std - self.min_log_std)
+        """What the net says of a log standard deviation, within its soft bounds."""
+        return soft_clamp(log_std, self.min_log_std, self.max_log_std)
