@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from einops import rearrange, repeat
-from gymnasium.spaces import Box, Space
+from gymnasium.spaces import Space
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from layeredrl.models.ensemble import Ensemble, check_transition_spaces
 from layeredrl.models.losses import MemberScores, for_everyone, member_losses, member_scores, share_out
 from layeredrl.models.members import Members, PartialNet, log_weights
 from layeredrl.models.mixture import mixture_log_prob, mixture_moments, mixture_sample
@@ -24,13 +25,13 @@ from layeredrl.models.propagation import (
     propagate,
 )
 from layeredrl.models.symmetry_breaking import RandomDynamics, blend
-from layeredrl.spaces import check_rows, check_space, feature_size, features
+from layeredrl.spaces import check_rows, feature_size, features
 from layeredrl.types import Batch, Prediction, Propagation, Rollout
 
 Transform = Callable[[Tensor], Tensor]
 
 
-class ProbabilisticEnsemble(Model):
+class ProbabilisticEnsemble(Ensemble, Model):
     """E probabilistic networks, run as one, and the uniform mixture that they are together.
 
     Args:
@@ -57,8 +58,6 @@ class ProbabilisticEnsemble(Model):
             training data alone.
     """
 
-    is_elite: Tensor
-
     def __init__(
         self,
         state_space: Space[Any],
@@ -83,7 +82,8 @@ class ProbabilisticEnsemble(Model):
         normalize_inputs: bool = True,
     ):
         super().__init__(n_models, n_particles_per_model, device)
-        _check_arguments(state_space, context_space, action_space, n_modes, target_bn_momentum, sb_start_duration)
+        check_transition_spaces(state_space, context_space, action_space)
+        _check_settings(n_modes, target_bn_momentum, sb_start_duration)
         self.state_space, self.context_space, self.action_space = state_space, context_space, action_space
         self.n_modes = n_modes
         self.weighted_loss = weighted_loss
@@ -110,17 +110,11 @@ class ProbabilisticEnsemble(Model):
             self.optimizer = torch.optim.Adam(self.get_parameters(), lr=learning_rate)
         self.eval()
 
-    @property
-    def elites(self) -> Int[Tensor, " elites"]:
-        """Indices of the members that explain held-out data best; all, until a trainer has chosen."""
-        return self.is_elite.nonzero().squeeze(-1)
-
-    def set_elites(self, members: Int[Tensor, " elites"]) -> None:
-        self.is_elite.fill_(False)
-        self.is_elite[members] = True
-
     def get_parameters(self) -> Iterator[Tensor]:
         return self.members.parameters()
+
+    def get_member_tensors(self) -> dict[str, Tensor]:
+        return dict(self.members.nets.state_dict())
 
     # Queries ------------------------------------------------------------------------------------------------
 
@@ -350,18 +344,6 @@ class ProbabilisticEnsemble(Model):
         self.members.reset_statistics()
         self.members.update_statistics(batch)
 
-    def check_batch(self, batch: Batch) -> None:
-        """Refuse data that can't be learned from, naming the field and what is wrong with it."""
-        batch.check_finite()
-        rows = {
-            "state": self.state_space,
-            "context": self.context_space,
-            "action": self.action_space,
-            "next_state": self.state_space,
-        }
-        for name, space in rows.items():
-            check_rows(f"Batch.{name}", getattr(batch, name), space, device=self.device, contained=name == "action")
-
     # Inside -------------------------------------------------------------------------------------------------
 
     def _roll(
@@ -435,18 +417,7 @@ class ProbabilisticEnsemble(Model):
         check_rows("context", context, self.context_space, leading=leading, device=self.device)
 
 
-def _check_arguments(
-    state_space: object,
-    context_space: object,
-    action_space: object,
-    n_modes: object,
-    target_bn_momentum: float,
-    sb_start_duration: int,
-) -> None:
-    if not isinstance(state_space, Box):
-        raise TypeError(f"state_space: got {state_space!r}, expected a gymnasium Box")
-    check_space("context_space", context_space, optional=True)
-    check_space("action_space", action_space)
+def _check_settings(n_modes: object, target_bn_momentum: float, sb_start_duration: int) -> None:
     if not isinstance(n_modes, int) or n_modes < 1:
         raise ValueError(f"n_modes: got {n_modes!r}, expected an integer of at least 1")
     if not 0 < target_bn_momentum <= 1:

@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from layeredrl.data.replay_buffer import ReplayBuffer
+from layeredrl.models.ensemble import Ensemble
 from layeredrl.models.losses import MemberScores
-from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
 from layeredrl.types import Batch
 
 
@@ -74,7 +74,7 @@ class EnsembleTrainer:
     Weights and optimizer are kept from one `fit` to the next, so that a model learns on as data come in.
 
     Args:
-        model: what to train.
+        model: what to train: the dynamics, or a reward model.
         config: how.
         progress: whether to show a progress bar.
         generator: shuffles the epochs.
@@ -82,7 +82,7 @@ class EnsembleTrainer:
 
     def __init__(
         self,
-        model: ProbabilisticEnsemble,
+        model: Ensemble,
         config: TrainerConfig = TrainerConfig(),
         *,
         progress: bool = False,
@@ -102,7 +102,7 @@ class EnsembleTrainer:
 
         Raises:
             ValueError: the buffer holds nothing to train some member on or, with a `holdout_ratio`, nothing held
-                out, or its spaces aren't the model's. Nothing has changed then.
+                out, or what it holds isn't for the model. Nothing has changed then.
         """
         start = time.perf_counter()
         config, model = self.config, self.model
@@ -172,8 +172,8 @@ class EnsembleTrainer:
 class _BestWeights:
     """The weights with which each member explained held-out data best, and whether it still gets better."""
 
-    def __init__(self, model: ProbabilisticEnsemble, loss: Float[Tensor, " E"], config: TrainerConfig):
-        self._tensors = dict(model.members.nets.state_dict())
+    def __init__(self, model: Ensemble, loss: Float[Tensor, " E"], config: TrainerConfig):
+        self._tensors = model.get_member_tensors()
         self._kept = {name: tensor.clone() for name, tensor in self._tensors.items()}
         self._patience, self._min_improvement = config.patience, config.min_improvement
         self.loss = loss

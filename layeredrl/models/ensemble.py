@@ -1,0 +1,83 @@
+"""What an ensemble is to whoever trains it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from gymnasium.spaces import Box, Space
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from layeredrl.models.losses import MemberScores
+from layeredrl.spaces import check_rows, check_space
+from layeredrl.types import Batch
+
+
+class Ensemble(ABC, nn.Module):
+    """E members that learn from transitions, and are judged and stopped, each on its own.
+
+    Attributes:
+        n_models: members E.
+        state_space, context_space, action_space: of the transitions; `context_space=None` means no context.
+        is_elite: `(E,)`, a buffer that the constructor registers.
+    """
+
+    n_models: int
+    state_space: Space[Any]
+    context_space: Space[Any] | None
+    action_space: Space[Any]
+    is_elite: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.is_elite.device
+
+    @property
+    def elites(self) -> Int[Tensor, " elites"]:
+        """Indices of the members that explain held-out data best; all, until a trainer has chosen."""
+        return self.is_elite.nonzero().squeeze(-1)
+
+    def set_elites(self, members: Int[Tensor, " elites"]) -> None:
+        self.is_elite.fill_(False)
+        self.is_elite[members] = True
+
+    @abstractmethod
+    def get_parameters(self) -> Iterator[Tensor]:
+        """What an optimizer is to train. Every tensor has a leading axis E."""
+
+    @abstractmethod
+    def get_member_tensors(self) -> dict[str, Tensor]:
+        """All that makes up the members, not copied: parameters and buffers with a leading axis E."""
+
+    @abstractmethod
+    def set_statistics(self, batch: Batch) -> None:
+        """Take the statistics that members are normalised by from these transitions alone."""
+
+    @abstractmethod
+    def get_member_losses(self, batch: Batch) -> Float[Tensor, " E"]:
+        """What training minimises, for transitions `(B, …)`, or a set `(E, B, …)` for each member."""
+
+    @abstractmethod
+    def get_member_scores(self, batch: Batch) -> MemberScores:
+        """How well each member explains the transitions `(B, …)`, which all count alike."""
+
+    def check_batch(self, batch: Batch) -> None:
+        """Refuse data that can't be learned from, naming the field and what is wrong with it."""
+        batch.check_finite()
+        rows = {
+            "state": self.state_space,
+            "context": self.context_space,
+            "action": self.action_space,
+            "next_state": self.state_space,
+        }
+        for name, space in rows.items():
+            check_rows(f"Batch.{name}", getattr(batch, name), space, device=self.device, contained=name == "action")
+
+
+def check_transition_spaces(state_space: object, context_space: object, action_space: object) -> None:
+    """Raise a TypeError unless states fill a Box, and contexts, if any, and actions a Box or Discrete."""
+    if not isinstance(state_space, Box):
+        raise TypeError(f"state_space: got {state_space!r}, expected a gymnasium Box")
+    check_space("context_space", context_space, optional=True)
+    check_space("action_space", action_space)
