@@ -103,7 +103,7 @@ class Members(nn.Module):
         expected_mean, _ = mixture_moments(mean, std, weights)
         return Explanation(
             log_likelihood=mixture_log_prob(target, mean, std, log_weights(weights)),
-            termination_loss=binary_cross_entropy(term_prob, batch.terminated.to(term_prob), reduction="none"),
+            termination_loss=_termination_loss(term_prob, batch.terminated.to(term_prob)),
             error=expected_mean - target,
         )
 
@@ -135,6 +135,14 @@ class Members(nn.Module):
 
 def _standardize(mean: Tensor, scale: Tensor, x: Tensor) -> Tensor:
     return (x - mean) / scale
+
+
+def _termination_loss(
+    term_prob: Float[Tensor, "*batch"], terminated: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """Binary cross-entropy; NaN for a member that diverged, where torch's own would raise for all members."""
+    loss = binary_cross_entropy(term_prob.nan_to_num(nan=0.5), terminated, reduction="none")
+    return torch.where(term_prob.isnan(), torch.nan, loss)
 
 
 def log_weights(weights: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch M"]:
