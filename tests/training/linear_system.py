@@ -10,6 +10,7 @@ from torch import nn
 
 from layeredrl.data.replay_buffer import ReplayBuffer
 from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
+from layeredrl.models.reward_model import RewardModel
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
 from layeredrl.types import Batch
 
@@ -46,3 +47,8 @@ def make_model(n_models: int = 3, seed: int = 0, hidden_sizes: tuple[int, ...] =
     torch.manual_seed(seed)
     net = partial(ProbFCDynamics, hidden_sizes=hidden_sizes, nonlinearity=nn.SiLU)
     return ProbabilisticEnsemble(STATE, None, ACTION, net, n_models=n_models, **more)
+
+
+def make_reward_model(n_models: int = 3, seed: int = 0, hidden_sizes: tuple[int, ...] = (16,)):
+    torch.manual_seed(seed)
+    return RewardModel(STATE, None, ACTION, n_models, hidden_sizes)

@@ -8,29 +8,35 @@ import torch
 from torch import Tensor
 
 from layeredrl.data.replay_buffer import ReplayBuffer
+from layeredrl.models.ensemble import Ensemble
 from layeredrl.models.losses import MemberScores
-from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
 from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig, clip_member_gradients
-from tests.training.linear_system import make_batch, make_buffer, make_model
+from tests.training.linear_system import make_batch, make_buffer, make_model, make_reward_model
 
 QUICK = TrainerConfig(learning_rate=1e-2, batch_size=32, max_epochs=8)
 # Every epoch counts as an improvement: the weights kept are the last.
 LAST_WEIGHTS = replace(QUICK, patience=10**6, min_improvement=-math.inf, max_epochs=4)
 
 
-def make_trainer(model: ProbabilisticEnsemble, config: TrainerConfig = QUICK) -> EnsembleTrainer:
+@pytest.fixture(params=[make_model, make_reward_model], ids=["dynamics", "rewards"])
+def make(request):
+    """What is trained makes no difference to the trainer."""
+    return request.param
+
+
+def make_trainer(model: Ensemble, config: TrainerConfig = QUICK) -> EnsembleTrainer:
     return EnsembleTrainer(model, config, generator=torch.Generator().manual_seed(0))
 
 
-def weights(model: ProbabilisticEnsemble) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.members.nets.state_dict().items()}
+def weights(model: Ensemble) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.get_member_tensors().items()}
 
 
-def holdout_loss(model: ProbabilisticEnsemble, buffer: ReplayBuffer) -> Tensor:
+def holdout_loss(model: Ensemble, buffer: ReplayBuffer) -> Tensor:
     return model.get_member_scores(buffer[:][buffer.is_holdout]).loss
 
 
-def script_scores(monkeypatch, losses: list[list[float]]) -> list[dict[str, Tensor]]:
+def script_scores(monkeypatch, model: Ensemble, losses: list[list[float]]) -> list[dict[str, Tensor]]:
     """Members are judged by what is written here; the weights they had at each judgement."""
     seen: list[dict[str, Tensor]] = []
 
@@ -39,7 +45,7 @@ def script_scores(monkeypatch, losses: list[list[float]]) -> list[dict[str, Tens
         seen.append(weights(model))
         return MemberScores(loss, loss, torch.zeros(len(loss), 2))
 
-    monkeypatch.setattr(ProbabilisticEnsemble, "get_member_scores", scores)
+    monkeypatch.setattr(type(model), "get_member_scores", scores)
     return seen
 
 
@@ -55,8 +61,8 @@ def test_a_fit_learns_what_was_never_shown():
     assert not model.training
 
 
-def test_the_report_describes_the_weights_that_were_kept():
-    model, buffer = make_model(), make_buffer()
+def test_the_report_describes_the_weights_that_were_kept(make):
+    model, buffer = make(), make_buffer()
     report = make_trainer(model, replace(QUICK, n_elites=2)).fit(buffer)
     n_epochs = len(report.train_loss)
     assert report.holdout_loss.shape == (n_epochs, 3)
@@ -69,10 +75,10 @@ def test_the_report_describes_the_weights_that_were_kept():
     assert report.seconds > 0
 
 
-def test_each_member_keeps_its_best_weights_and_its_own_patience():
+def test_each_member_keeps_its_best_weights_and_its_own_patience(make):
     """A plain loop over members, from the curves in the report. So few data are soon learned by heart."""
-    model, buffer = make_model(4, hidden_sizes=(32, 32)), make_buffer(60)
-    start = make_model(4, hidden_sizes=(32, 32))
+    model, buffer = make(4, hidden_sizes=(32, 32)), make_buffer(60)
+    start = make(4, hidden_sizes=(32, 32))
     start.set_statistics(buffer[:][~buffer.is_holdout])
     first = holdout_loss(start, buffer)
     config = replace(QUICK, max_epochs=60, patience=4, min_improvement=0.02)
@@ -92,10 +98,10 @@ def test_each_member_keeps_its_best_weights_and_its_own_patience():
     assert torch.equal(report.holdout.loss, holdout_loss(model, buffer))
 
 
-def test_patience_is_per_member(monkeypatch):
+def test_patience_is_per_member(make, monkeypatch):
     losses = [[5.0, 5.0], [4.0, 4.5], [4.0, 4.0], [4.0, 3.0], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [0.0, 0.0]]
-    seen = script_scores(monkeypatch, losses)
-    model = make_model(2)
+    model = make(2)
+    seen = script_scores(monkeypatch, model, losses)
     report = make_trainer(model, replace(QUICK, max_epochs=50, patience=2)).fit(make_buffer(60))
     # Member 0 had given up before it would have improved again.
     assert report.best_epoch.tolist() == [0, 3]
@@ -106,9 +112,9 @@ def test_patience_is_per_member(monkeypatch):
         assert not torch.equal(seen[1][name][1], seen[4][name][1])
 
 
-def test_small_improvements_do_not_count(monkeypatch):
-    seen = script_scores(monkeypatch, [[5.0], [4.995], [4.992], [4.98], [4.975], [4.971]])
-    model = make_model(1)
+def test_small_improvements_do_not_count(make, monkeypatch):
+    model = make(1)
+    seen = script_scores(monkeypatch, model, [[5.0], [4.995], [4.992], [4.98], [4.975], [4.971]])
     report = make_trainer(model, replace(QUICK, patience=2, max_epochs=50)).fit(make_buffer(60))
     assert report.best_epoch.tolist() == [-1]
     assert len(report.train_loss) == 2
@@ -116,36 +122,55 @@ def test_small_improvements_do_not_count(monkeypatch):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_member_whose_loss_is_not_finite_keeps_earlier_weights(monkeypatch, bad):
-    seen = script_scores(monkeypatch, [[5.0, 5.0], [4.0, 4.0], [bad, 3.0], [bad, 2.0]])
-    model = make_model(2)
+def test_a_member_whose_loss_is_not_finite_keeps_earlier_weights(make, monkeypatch, bad):
+    model = make(2)
+    seen = script_scores(monkeypatch, model, [[5.0, 5.0], [4.0, 4.0], [bad, 3.0], [bad, 2.0]])
     make_trainer(model, replace(QUICK, max_epochs=3)).fit(make_buffer(60))
     assert all(torch.equal(tensor[0], seen[1][name][0]) for name, tensor in weights(model).items())
 
 
+def test_a_member_that_diverges_does_not_stop_the_others(make, monkeypatch):
+    model, buffer, n_steps = make(), make_buffer(), iter(range(10**6))
+    original = type(model).get_member_losses
+
+    def losses(model, batch):
+        if next(n_steps) == 20:
+            for tensor in model.get_member_tensors().values():
+                tensor[1] = math.nan
+        return original(model, batch)
+
+    monkeypatch.setattr(type(model), "get_member_losses", losses)
+    report = make_trainer(model, replace(QUICK, n_elites=2)).fit(buffer)
+    assert bool(report.holdout_loss[-1, 1].isnan())
+    assert bool(report.holdout_loss[:, [0, 2]].isfinite().all())
+    assert bool(report.holdout.loss.isfinite().all())
+    assert report.best_epoch[1] < report.best_epoch[[0, 2]].min()
+
+
 @pytest.mark.parametrize(("n_elites", "expected"), [(1, [2]), (2, [1, 2]), (3, [1, 2, 3]), (None, [0, 1, 2, 3])])
-def test_elites_are_the_best_on_held_out_data(monkeypatch, n_elites, expected):
-    script_scores(monkeypatch, [[9.0, 9.0, 9.0, 9.0], [4.0, 2.0, 1.0, 3.0]])
-    model = make_model(4)
+def test_elites_are_the_best_on_held_out_data(make, monkeypatch, n_elites, expected):
+    model = make(4)
+    script_scores(monkeypatch, model, [[9.0, 9.0, 9.0, 9.0], [4.0, 2.0, 1.0, 3.0]])
     report = make_trainer(model, replace(QUICK, max_epochs=1, n_elites=n_elites)).fit(make_buffer(60))
     assert sorted(report.elites.tolist()) == expected
     assert model.elites.tolist() == expected
 
 
-def test_a_member_that_diverged_is_no_elite(monkeypatch):
-    script_scores(monkeypatch, [[9.0, 9.0, 9.0], [4.0, math.nan, 1.0]])
-    model = make_model(3)
+def test_a_member_that_diverged_is_no_elite(make, monkeypatch):
+    model = make(3)
+    script_scores(monkeypatch, model, [[9.0, 9.0, 9.0], [4.0, math.nan, 1.0]])
     make_trainer(model, replace(QUICK, max_epochs=1, n_elites=2)).fit(make_buffer(60))
     assert model.elites.tolist() == [0, 2]
 
 
-def test_an_epoch_shows_each_member_its_own_bootstrap_in_a_new_order(monkeypatch):
-    original, seen = ProbabilisticEnsemble.get_member_losses, []
+def test_an_epoch_shows_each_member_its_own_bootstrap_in_a_new_order(make, monkeypatch):
+    model, seen = make(3), []
+    original = type(model).get_member_losses
     monkeypatch.setattr(
-        ProbabilisticEnsemble, "get_member_losses", lambda m, batch: seen.append(batch.reward) or original(m, batch)
+        type(model), "get_member_losses", lambda m, batch: seen.append(batch.reward) or original(m, batch)
     )
     buffer, config = make_buffer(100), replace(LAST_WEIGHTS, max_epochs=2, batch_size=32)
-    make_trainer(make_model(3), config).fit(buffer)
+    make_trainer(model, config).fit(buffer)
     epochs = torch.cat(seen, dim=1).long().chunk(2, dim=1)
     counts = buffer.bootstrap_counts(3)
     for epoch in epochs:
@@ -158,29 +183,30 @@ def test_an_epoch_shows_each_member_its_own_bootstrap_in_a_new_order(monkeypatch
     assert len(seen) == 2 * math.ceil(counts.sum(dim=0).max() / 32)
 
 
-def test_fitting_members_together_equals_fitting_each_alone(monkeypatch):
+def test_fitting_members_together_equals_fitting_each_alone(make, monkeypatch):
     """Against plain torch: one network, its own optimizer, clip_grad_norm_, the whole bootstrap as one batch."""
     buffer = make_buffer(40, holdout_ratio=0.0)
     counts = torch.stack([torch.tensor([1, 0, 3, 0]).roll(member).repeat(10) for member in range(3)], dim=1)
     monkeypatch.setattr(ReplayBuffer, "bootstrap_counts", lambda self, n_models: counts)
-    config = replace(LAST_WEIGHTS, batch_size=1000, weight_decay=0.1, max_grad_norm=5.0)
-    model = make_model(3)
+    config = replace(LAST_WEIGHTS, batch_size=1000, weight_decay=0.1, max_grad_norm=4.0)
+    model = make(3)
     start, norms = weights(model), []
     make_trainer(model, config).fit(buffer)
     for member in range(3):
-        alone = make_model(1)
-        alone.members.nets.load_state_dict({name: x[member : member + 1] for name, x in start.items()})
+        alone = make(1)
+        for name, tensor in alone.get_member_tensors().items():
+            tensor.copy_(start[name][member : member + 1])
         alone.set_statistics(buffer[:])
         optimizer = torch.optim.AdamW(alone.get_parameters(), lr=1e-2, weight_decay=0.1)
         bootstrap = buffer[:][torch.arange(40).repeat_interleave(counts[:, member])]
         for _ in range(config.max_epochs):
             optimizer.zero_grad()
-            alone.loss(bootstrap).backward()
-            norms.append(torch.nn.utils.clip_grad_norm_(alone.get_parameters(), 5.0))
+            alone.get_member_losses(bootstrap).backward()
+            norms.append(torch.nn.utils.clip_grad_norm_(alone.get_parameters(), 4.0))
             optimizer.step()
         for name, tensor in weights(model).items():
             assert torch.allclose(tensor[member], weights(alone)[name][0], atol=1e-5), name
-    assert min(norms) < 5 < max(norms)  # some are clipped, some are not
+    assert min(norms) < 4 < max(norms)  # some are clipped, some are not
 
 
 def test_the_gradient_of_each_member_is_clipped_on_its_own():
@@ -203,14 +229,15 @@ def test_the_gradient_of_each_member_is_clipped_on_its_own():
     assert parameters[-1].grad is None
 
 
-def test_held_out_transitions_influence_neither_weights_nor_statistics():
+def test_held_out_transitions_influence_neither_weights_nor_statistics(make):
     models = []
     for spoil in (None, "holdout", int((~make_buffer().is_holdout).nonzero()[0])):
-        models.append(make_model())
+        models.append(make())
         make_trainer(models[-1], LAST_WEIGHTS).fit(make_buffer(spoil=spoil))
-    clean, other_holdout, other_training = (dict(model.members.state_dict()) for model in models)
+    clean, other_holdout, _ = (model.state_dict() for model in models)
     assert all(torch.equal(clean[name], other_holdout[name]) for name in clean)
-    assert not any(torch.equal(clean[name], other_training[name]) for name in clean if name.startswith("nets."))
+    clean, _, other_training = (weights(model) for model in models)
+    assert not any(torch.equal(clean[name], other_training[name]) for name in clean)
 
 
 def test_statistics_are_those_of_the_training_rows():
@@ -225,8 +252,8 @@ def test_statistics_are_those_of_the_training_rows():
             assert torch.allclose(moments.var, x.var(dim=0, correction=0), rtol=1e-5)
 
 
-def test_the_same_generator_gives_the_same_fit():
-    models = [make_model() for _ in range(2)]
+def test_the_same_generator_gives_the_same_fit(make):
+    models = [make() for _ in range(2)]
     reports = [make_trainer(model).fit(make_buffer()) for model in models]
     assert torch.equal(reports[0].train_loss, reports[1].train_loss)
     assert all(torch.equal(x, weights(models[1])[name]) for name, x in weights(models[0]).items())
