@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
+from layeredrl.models.reward_model import RewardModel
 from layeredrl.training.collector import Episode
 from layeredrl.training.evaluation import Forecast
 from layeredrl.training.trainer import TrainReport
@@ -28,15 +29,23 @@ class Monitor:
         if not self._draws:
             warnings.warn("matplotlib is not installed: TensorBoard will show no pictures", stacklevel=2)
 
-    def fit(self, report: TrainReport, model: ProbabilisticEnsemble, step: int) -> None:
-        """Scores of each member on training and held-out data, scale of the targets, cost of the fit."""
+    def fit(self, report: TrainReport, model: ProbabilisticEnsemble | RewardModel, step: int) -> None:
+        """Scores of each member on training and held-out data, scale of the targets, cost of the fit.
+
+        Those of a reward model stand under `reward_…`, beside those of the dynamics.
+        """
+        if isinstance(model, RewardModel):
+            prefix = "reward_"
+            self._scalar("reward_scale", float(model.rewards.scale), step)
+        else:
+            prefix = ""
+            self._dimensions("target_scale", model.members.targets.scale, step)
         for name, scores in (("train", report.train), ("holdout", report.holdout)):
-            self._members(f"{name}_nll", scores.nll, step)
-            self._members(f"{name}_rmse", scores.mse.mean(dim=1).sqrt(), step)
-        self._dimensions("target_scale", model.members.targets.scale, step)
-        self._scalar("fit/epochs", len(report.train_loss), step)
-        self._scalar("fit/transitions", report.n_train, step)
-        self._scalar("time/fit_seconds", report.seconds, step)
+            self._members(f"{prefix}{name}_nll", scores.nll, step)
+            self._members(f"{prefix}{name}_rmse", scores.mse.mean(dim=1).sqrt(), step)
+        self._scalar(f"fit/{prefix}epochs", len(report.train_loss), step)
+        self._scalar(f"fit/{prefix}transitions", report.n_train, step)
+        self._scalar(f"time/{prefix}fit_seconds", report.seconds, step)
 
     def episode(self, episode: Episode, step: int, *, horizon: int, discount: float = 1.0) -> None:
         """Return and length; if the agent planned, what it expected of `horizon` steps against what it got."""

@@ -10,7 +10,7 @@ import torch
 
 from layeredrl.training.checkpoint import load_checkpoint, save_checkpoint
 from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig
-from tests.training.linear_system import make_batch, make_buffer, make_model
+from tests.training.linear_system import make_batch, make_buffer, make_model, make_reward_model
 
 SETTINGS = {"symmetry_breaking_start": True, "sb_start_duration": 1000, "n_particles_per_model": 2}
 
@@ -45,6 +45,40 @@ def test_everything_comes_back_bit_for_bit(tmp_path):
     assert int(other.n_total_env_steps) == 700
     assert torch.equal(buffer.is_holdout, other_buffer.is_holdout)
     assert torch.equal(buffer.bootstrap_counts(3), other_buffer.bootstrap_counts(3))
+
+
+def test_a_reward_model_comes_back_with_the_rest(tmp_path):
+    (model, buffer), rewards = make_fitted(), make_reward_model()
+    EnsembleTrainer(rewards, TrainerConfig(max_epochs=2, n_elites=2)).fit(buffer)
+    save_checkpoint(tmp_path / "checkpoint.pt", model, buffer, reward_model=rewards)
+    other, other_buffer, other_rewards = (
+        make_model(3, seed=9, **SETTINGS),
+        make_buffer(80),
+        make_reward_model(seed=9),
+    )
+    load_checkpoint(tmp_path / "checkpoint.pt", other, other_buffer, reward_model=other_rewards)
+    assert_same(everything(model, buffer), everything(other, other_buffer))
+    assert_same(rewards.state_dict(), other_rewards.state_dict())
+    batch = make_batch(20)
+    transition = batch.state, None, batch.action, batch.next_state
+    assert torch.equal(rewards(*transition), other_rewards(*transition))
+
+
+@pytest.mark.parametrize(
+    ("saved", "given", "message"),
+    [
+        (None, make_reward_model, "reward_model: got one, but the checkpoint holds none"),
+        (make_reward_model, None, "reward_model: got None, but the checkpoint holds one"),
+        (make_reward_model, lambda: make_reward_model(2), r"reward_model: got .* in the checkpoint, expected"),
+    ],
+)
+def test_a_checkpoint_of_another_reward_model_is_refused_before_anything_changes(tmp_path, saved, given, message):
+    save_checkpoint(tmp_path / "checkpoint.pt", *make_fitted(), reward_model=saved and saved())
+    model, buffer, rewards = make_model(3, seed=1, **SETTINGS), make_buffer(80, spoil=3), given and given()
+    before = {name: x.clone() for name, x in everything(model, buffer).items()}
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(tmp_path / "checkpoint.pt", model, buffer, reward_model=rewards)
+    assert_same(before, everything(model, buffer))
 
 
 def test_the_restored_model_answers_as_the_saved_one(tmp_path):

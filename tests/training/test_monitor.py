@@ -11,7 +11,7 @@ from layeredrl.training.collector import Episode
 from layeredrl.training.evaluation import forecast
 from layeredrl.training.monitor import Monitor, realised_returns
 from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig
-from tests.training.linear_system import make_batch, make_buffer, make_model
+from tests.training.linear_system import make_batch, make_buffer, make_model, make_reward_model
 
 
 def read(log_dir) -> EventAccumulator:
@@ -60,6 +60,30 @@ def test_a_fit_writes_the_scores_of_every_member(tmp_path):
     assert written.keys() == expected.keys()
     for tag, value in expected.items():
         assert written[tag] == [(200, pytest.approx(float(value)))], tag
+
+
+def test_the_fit_of_a_reward_model_stands_beside_that_of_the_dynamics(tmp_path):
+    dynamics, rewards, buffer = make_model(2), make_reward_model(2), make_buffer(60)
+    monitor = Monitor(tmp_path)
+    reports = [EnsembleTrainer(model, TrainerConfig(max_epochs=2)).fit(buffer) for model in (dynamics, rewards)]
+    monitor.fit(reports[0], dynamics, 200)
+    monitor.fit(reports[1], rewards, 200)
+    monitor.close()
+    expected = {
+        "reward_scale": buffer[:].reward[~buffer.is_holdout].std(correction=0),
+        "fit/reward_epochs": 2.0,
+        "fit/reward_transitions": reports[1].n_train,
+        "time/reward_fit_seconds": reports[1].seconds,
+    }
+    for name, scores in (("train", reports[1].train), ("holdout", reports[1].holdout)):
+        for member in range(2):
+            expected[f"reward_{name}_nll/member_{member}"] = scores.nll[member]
+            expected[f"reward_{name}_rmse/member_{member}"] = scores.mse[member, 0].sqrt()
+    written = scalars(tmp_path)
+    assert {tag for tag in written if "reward" in tag} == expected.keys()
+    for tag, value in expected.items():
+        assert written[tag] == [(200, pytest.approx(float(value)))], tag
+    assert written["holdout_nll/member_1"] == [(200, pytest.approx(float(reports[0].holdout.nll[1])))]
 
 
 def test_an_episode_writes_return_and_length(tmp_path):
