@@ -1,73 +1,179 @@
-"""Gymnasium spaces as flat tensors: sizes, one-hot codes, bounds, conversion, and the checks at every entry.
+"""Gymnasium spaces as flat tensors: sizes, one-hot codes, bounds, and the checks at every entry.
 
-A *row* is how a value of the space is kept in a tensor: Box values flattened, in floating point; Discrete values
-as the environment counts them (from `start`), one integer. *Features* are what a network reads: the row of a Box,
-a one-hot code of a Discrete.
+Spaces are nested at will: the *leaves* are Box, Discrete, MultiDiscrete and MultiBinary, what holds them are Tuple
+and Dict. A Tuple lays its leaves side by side in its own order, a Dict in the order of its sorted keys.
+
+A *row* is how a value of the space is kept in a tensor: a Box or MultiBinary flattened, one number for a Discrete
+or an entry of a MultiDiscrete, as the environment counts them (from `start`). Rows are integers if every leaf is
+discrete, else in floating point, whole numbers where a leaf is discrete. *Features* are what a network reads: the
+same, but with a one-hot code in place of each number of a Discrete or MultiDiscrete.
 """
 
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
-from gymnasium.spaces import Box, Discrete, Space
-from jaxtyping import Float, Int, Num
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
+from jaxtyping import Float, Num
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 # Actions may leave a Box by this share of its width: float32 arithmetic does.
 BOUNDS_TOLERANCE = 1e-5
+# float32 holds all whole numbers up to this one.
+LARGEST_WHOLE = 2**24
 
 
-def check_space(name: str, space: object, *, optional: bool = False) -> None:
-    """Raise a TypeError unless `space` is a Box or Discrete (or None, where `optional`)."""
-    if space is None and optional:
-        return
-    if not isinstance(space, Box | Discrete):
-        expected = "a gymnasium Box or Discrete" + (" or None" if optional else "")
-        raise TypeError(f"{name}: got {space!r}, expected {expected}")
+def leaves(space: Space[Any]) -> Iterator[Space[Any]]:
+    """The spaces at the ends of the nesting, in the order of their columns in a row."""
+    if isinstance(space, Dict):
+        for key in sorted(space.spaces):
+            yield from leaves(space.spaces[key])
+    elif isinstance(space, Tuple):
+        for part in space.spaces:
+            yield from leaves(part)
+    else:
+        yield space
+
+
+def is_discrete(space: Space[Any]) -> bool:
+    """Whether every leaf is discrete, so that rows are integers."""
+    return not any(isinstance(leaf, Box) for leaf in leaves(space))
+
+
+def row_dtype(space: Space[Any]) -> torch.dtype:
+    """How rows are stored."""
+    return torch.long if is_discrete(space) else torch.float32
+
+
+def counts_and_starts(leaf: Space[Any]) -> tuple[list[int], list[int]]:
+    """How many values each number of a discrete leaf has, and the first of them."""
+    if isinstance(leaf, Discrete):
+        return [int(leaf.n)], [int(leaf.start)]
+    if isinstance(leaf, MultiDiscrete):
+        return leaf.nvec.flatten().tolist(), leaf.start.flatten().tolist()
+    assert isinstance(leaf, MultiBinary)
+    return [2] * row_size(leaf), [0] * row_size(leaf)
 
 
 def row_size(space: Space[Any] | None) -> int:
-    """Length of a row: the elements of a Box, 1 for a Discrete, 0 for None."""
-    if isinstance(space, Box):
-        return int(np.prod(space.shape))
-    return 0 if space is None else 1
+    """Length of a row: one column per element of a Box or MultiBinary and per discrete number; 0 for None."""
+    return 0 if space is None else sum(math.prod(leaf.shape or ()) for leaf in leaves(space))
 
 
 def feature_size(space: Space[Any] | None) -> int:
-    """Length of the features: the elements of a Box, n for a Discrete, 0 for None."""
-    return int(space.n) if isinstance(space, Discrete) else row_size(space)
+    """Length of the features: as `row_size`, but n for a number of n possible values."""
+    return 0 if space is None else sum(_leaf_feature_size(leaf) for leaf in leaves(space))
 
 
-def features(space: Space[Any], row: Num[Tensor, "*batch R"]) -> Float[Tensor, "*batch F"]:
-    """What a network reads: rows of a Box as they are, values of a Discrete one-hot."""
-    if isinstance(space, Discrete):
-        index = rearrange(row, "... 1 -> ...") - int(space.start)
-        return torch.nn.functional.one_hot(index.long(), int(space.n)).to(torch.get_default_dtype())
-    return row
+def _leaf_feature_size(leaf: Space[Any]) -> int:
+    return sum(counts_and_starts(leaf)[0]) if isinstance(leaf, Discrete | MultiDiscrete) else row_size(leaf)
 
 
-def bounds(space: Box, device: torch.device | str = "cpu") -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
-    """Lowest and highest row of a Box: float32 numbers inside its bounds, even if these are float64."""
-    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-    low = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low)
-    high = np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high)
-    return torch.tensor(low.flatten(), device=device), torch.tensor(high.flatten(), device=device)
+# Rows ---------------------------------------------------------------------------------------------------------
 
 
-def to_rows(
-    space: Space[Any], values: NDArray[Any], device: torch.device | str = "cpu"
-) -> Float[Tensor, "V R"] | Int[Tensor, "V 1"]:
-    """A batch of values, as a vector environment gives them, copied into rows."""
-    dtype = torch.long if isinstance(space, Discrete) else torch.float32
-    return torch.tensor(np.asarray(values), dtype=dtype, device=device).reshape(len(values), row_size(space))
+def by_leaf(space: Space[Any], rows: Num[Tensor, "*batch R"]) -> Iterable[tuple[Space[Any], Tensor]]:
+    """Each leaf with its columns of the rows."""
+    spaces = list(leaves(space))
+    if len(spaces) == 1:
+        return [(spaces[0], rows)]
+    return zip(spaces, rows.split([row_size(leaf) for leaf in spaces], dim=-1), strict=True)
 
 
-def from_rows(space: Space[Any], rows: Num[Tensor, "V R"]) -> NDArray[Any]:
-    """Rows as a batch of values that a vector environment takes."""
-    array: NDArray[Any] = rows.detach().cpu().numpy().astype(space.dtype)
-    return array.reshape(len(array), *(space.shape or ()))
+def features(space: Space[Any], rows: Num[Tensor, "*batch R"]) -> Float[Tensor, "*batch F"]:
+    """What a network reads: numbers of Discrete and MultiDiscrete one-hot, all others as they are.
+
+    Raises:
+        RuntimeError: a discrete number outside its range.
+    """
+    if isinstance(space, Box) and rows.is_floating_point():
+        return rows
+    dtype = rows.dtype if rows.is_floating_point() else torch.get_default_dtype()
+    return join([_leaf_features(leaf, columns).to(dtype) for leaf, columns in by_leaf(space, rows)])
+
+
+def _leaf_features(leaf: Space[Any], columns: Num[Tensor, "*batch R"]) -> Num[Tensor, "*batch F"]:
+    if not isinstance(leaf, Discrete | MultiDiscrete):
+        return columns
+    numbers = zip(columns.long().unbind(dim=-1), *counts_and_starts(leaf), strict=True)
+    return join([one_hot(number - start, count) for number, count, start in numbers])
+
+
+def bounds(space: Space[Any], device: torch.device | str = "cpu") -> tuple[Num[Tensor, " R"], Num[Tensor, " R"]]:
+    """Lowest and highest row. For a Box: float32 numbers inside its bounds, even if these are float64."""
+    low, high = zip(*map(_leaf_bounds, leaves(space)), strict=True)
+    return join(low).to(device), join(high).to(device)
+
+
+def _leaf_bounds(leaf: Space[Any]) -> tuple[Num[Tensor, " R"], Num[Tensor, " R"]]:
+    if not isinstance(leaf, Box):
+        counts, starts = counts_and_starts(leaf)
+        ends = [start + count - 1 for count, start in zip(counts, starts, strict=True)]
+        return torch.tensor(starts), torch.tensor(ends)
+    low, high = leaf.low.flatten(), leaf.high.flatten()
+    if leaf.dtype != np.float32:
+        low, high = _float32_inside(low, high)
+    return torch.from_numpy(low), torch.from_numpy(high)
+
+
+def _float32_inside(low: NDArray[Any], high: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    with np.errstate(over="ignore"):  # what overflows comes back from infinity
+        low32, high32 = low.astype(np.float32), high.astype(np.float32)
+    return (
+        np.where(low32 < low, np.nextafter(low32, np.float32(np.inf)), low32),
+        np.where(high32 > high, np.nextafter(high32, np.float32(-np.inf)), high32),
+    )
+
+
+def clip(space: Space[Any], rows: Num[Tensor, "*batch R"]) -> Num[Tensor, "*batch R"]:
+    """Rows whose Boxes are clipped to their bounds. Discrete numbers stay: no other is nearly the same."""
+    if isinstance(space, Box):
+        return rows.clamp(*bounds(space, rows.device))
+    if is_discrete(space):
+        return rows
+    return join([clip(leaf, columns) for leaf, columns in by_leaf(space, rows)])
+
+
+def join(columns: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+    """Columns of several leaves side by side; those of a single one are not copied."""
+    return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
+
+
+# Checks -------------------------------------------------------------------------------------------------------
+
+
+def check_space(name: str, space: object, *, optional: bool = False) -> None:
+    """Check that `space` can be laid out in rows (or is None, where `optional`).
+
+    Raises:
+        TypeError: it is no Box, Discrete, MultiDiscrete or MultiBinary, nor a Tuple or Dict of one such or more.
+        ValueError: a discrete number beside a Box is too large for floating point.
+    """
+    if space is None and optional:
+        return
+    if not _is_supported(space):
+        kinds = "Box, Discrete, MultiDiscrete, MultiBinary, or Tuple or Dict of such"
+        raise TypeError(f"{name}: got {space!r}, expected a gymnasium {kinds}{', or None' if optional else ''}")
+    assert isinstance(space, Space)
+    if is_discrete(space):
+        return
+    for leaf in leaves(space):
+        if not isinstance(leaf, Box) and max(bound.abs().max() for bound in bounds(leaf)) > LARGEST_WHOLE:
+            raise ValueError(
+                f"{name}: got {leaf} beside a Box, expected numbers of at most {LARGEST_WHOLE} either side of 0, "
+                "which floating point holds exactly"
+            )
+
+
+def _is_supported(space: object) -> bool:
+    if isinstance(space, Tuple | Dict):
+        parts = space.spaces.values() if isinstance(space, Dict) else space.spaces
+        return len(parts) > 0 and all(map(_is_supported, parts))
+    return isinstance(space, Box | Discrete | MultiDiscrete | MultiBinary)
 
 
 def check_rows(
@@ -84,11 +190,11 @@ def check_rows(
     Args:
         name: of the argument, for the message.
         value: rows with any leading dims; None exactly where `space` is None.
-        space: Box, Discrete or None.
+        space: any that `check_space` accepts, or None.
         leading: the leading dims that the rows must have.
         device: where they must lie.
-        contained: whether values outside the bounds of a Box are refused too, as they are for actions. Values
-            outside a Discrete always are.
+        contained: whether values outside the bounds of a Box are refused too, as they are for actions. Discrete
+            numbers outside their range, or between two of them, always are.
 
     Raises:
         TypeError: not a tensor, or of another dtype.
@@ -97,11 +203,11 @@ def check_rows(
     check_layout(name, value, space, leading=leading, device=device)
     if space is None or not isinstance(value, Tensor):
         return
-    if not bool(torch.isfinite(value).all()):
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         place = tuple((~torch.isfinite(value)).nonzero()[0].tolist())
         raise ValueError(f"{name}: got {value[place].item()} at index {place}, expected finite values")
-    if contained or isinstance(space, Discrete):
-        _check_contained(name, value, space)
+    if contained or not isinstance(space, Box):
+        _check_contained(name, value, space, boxes=contained)
 
 
 def check_layout(
@@ -121,32 +227,39 @@ def check_layout(
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a Tensor")
     _check_dtype(name, value, space)
-    expected = (*(leading if leading is not None else value.shape[:-1]), row_size(space))
+    size = row_size(space)
+    expected = (*(leading if leading is not None else value.shape[:-1]), size)
     if tuple(value.shape) != expected:
-        shape = ("…", row_size(space)) if leading is None else expected
+        shape = ("…", size) if leading is None else expected
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected ({', '.join(map(str, shape))})")
     if device is not None and value.device != device:
         raise ValueError(f"{name}: got device {value.device}, expected {device}")
 
 
 def _check_dtype(name: str, value: Tensor, space: Space[Any]) -> None:
-    if isinstance(space, Discrete):
+    if is_discrete(space):
         if value.is_floating_point() or value.dtype == torch.bool:
             raise TypeError(f"{name}: got dtype {value.dtype}, expected integers for {space}")
     elif value.dtype != torch.get_default_dtype():
         raise TypeError(f"{name}: got dtype {value.dtype}, expected {torch.get_default_dtype()} for {space}")
 
 
-def _check_contained(name: str, value: Tensor, space: Space[Any]) -> None:
-    if isinstance(space, Discrete):
-        low = torch.tensor(int(space.start), device=value.device)
-        high = low + int(space.n) - 1
-        outside = (value < low) | (value > high)
-    else:
-        assert isinstance(space, Box)
-        low, high = bounds(space, value.device)
+def _check_contained(name: str, value: Tensor, space: Space[Any], *, boxes: bool) -> None:
+    first = 0
+    for leaf, columns in by_leaf(space, value):
+        if boxes or not isinstance(leaf, Box):
+            outside = _is_outside(leaf, columns)
+            if bool(outside.any()):
+                *place, column = outside.nonzero()[0].tolist()
+                index, got = (*place, first + column), columns[(*place, column)].item()
+                raise ValueError(f"{name}: got {got} at index {index}, expected values inside {leaf}")
+        first += columns.shape[-1]
+
+
+def _is_outside(leaf: Space[Any], columns: Tensor) -> Tensor:
+    low, high = bounds(leaf, columns.device)
+    if isinstance(leaf, Box):
         slack = BOUNDS_TOLERANCE * (high - low).nan_to_num(nan=0.0, posinf=0.0)
-        outside = (value < low - slack) | (value > high + slack)
-    if bool(outside.any()):
-        place = tuple(outside.nonzero()[0].tolist())
-        raise ValueError(f"{name}: got {value[place].item()} at index {place}, expected values inside {space}")
+        return (columns < low - slack) | (columns > high + slack)
+    outside = (columns < low) | (columns > high)
+    return outside | (columns != columns.round()) if columns.is_floating_point() else outside

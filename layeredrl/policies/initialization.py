@@ -7,7 +7,8 @@ import torch
 from gymnasium.spaces import Space
 from torch import Tensor, nn
 
-from layeredrl.policies.nested_spaces import AnySpace, n_features, sample
+from layeredrl.policies.nested_spaces import AnySpace, n_features
+from layeredrl.space_sampling import sample
 
 INITIALIZERS: dict[str, Callable[..., Tensor]] = {
     name: function for name, function in vars(nn.init).items() if name.endswith("_") and not name.startswith("_")

@@ -10,7 +10,8 @@ from gymnasium.spaces import Box, Space
 from torch import Tensor
 from torch.distributions import Distribution
 
-from layeredrl.policies.nested_spaces import AnySpace, leaves, limits
+from layeredrl.policies.nested_spaces import AnySpace
+from layeredrl.spaces import bounds, leaves
 
 Inputs = Mapping[str, Any]
 Outputs = dict[str, Any]
@@ -115,9 +116,9 @@ class Mixin:
     def _bounds(self) -> Bounds | None:
         """The bounds of the action space; None where nothing is bounded."""
         if isinstance(self.action_space, Space) and is_continuous(self.action_space):
-            bounds = Bounds(*limits(self.action_space, self.device))
-            if any(bool(bound.isfinite().any()) for bound in bounds):
-                return bounds
+            low, high = bounds(self.action_space, self.device)
+            if bool((low.isfinite() | high.isfinite()).any()):
+                return Bounds(low, high)
         return None
 
     def _clip(self, argument: str, *, wanted: bool) -> Clip:
@@ -128,16 +129,16 @@ class Mixin:
         """
         if not wanted:
             return unchanged
-        bounds = self._bounds()
-        if bounds is None:
+        limits = self._bounds()
+        if limits is None:
             raise ValueError(
                 f"{type(self).__name__}: got {argument}=True for the action space {self.action_space!r}, "
                 "expected a Box with bounds"
             )
         # Several times as fast with numbers as with tensors, where all actions have the same bounds.
-        if all(bool((bound == bound[0]).all()) for bound in bounds):
-            return partial(torch.clamp, min=bounds.low[0].item(), max=bounds.high[0].item())
-        return partial(torch.clamp, min=bounds.low, max=bounds.high)
+        if all(bool((limit == limit[0]).all()) for limit in limits):
+            return partial(torch.clamp, min=limits.low[0].item(), max=limits.high[0].item())
+        return partial(torch.clamp, min=limits.low, max=limits.high)
 
     def _reduction(self, name: str) -> Reduction:
         if name not in REDUCTIONS:

@@ -14,7 +14,9 @@ from layeredrl.policies import distributed, initialization
 from layeredrl.policies.checkpoints import check_same_tensors, named_tensors, read_external, read_state_dict
 from layeredrl.policies.migration import describe, match
 from layeredrl.policies.mixin import Acted, Mixin, Outputs
-from layeredrl.policies.nested_spaces import AnySpace, flatten, n_elements, n_features, sample, unflatten
+from layeredrl.policies.nested_spaces import AnySpace, flatten, n_elements, n_features, unflatten
+from layeredrl.space_sampling import sample
+from layeredrl.spaces import check_space, row_size
 
 
 class Model(ABC, nn.Module):
@@ -99,7 +101,7 @@ class Model(ABC, nn.Module):
     def random_act(self, inputs: Mapping[str, Any], *, role: str = "") -> tuple[Tensor, Outputs]:
         """Uniform actions, as many as there are observations; noise from `inputs["generator"]`, if given.
 
-        Unbounded Boxes have no uniform law: see `nested_spaces.sample`.
+        Unbounded Boxes have no uniform law: see `layeredrl.space_sampling`.
 
         Raises:
             TypeError: `action_space` is no gymnasium space.
@@ -126,12 +128,13 @@ class Model(ABC, nn.Module):
     # Spaces -------------------------------------------------------------------------------------------------
 
     def tensor_to_space(self, tensor: Tensor, space: Space[Any], start: int = 0) -> Any:
-        """The value of `space` whose elements stand in `tensor` from column `start` on; see `nested_spaces`."""
-        size = n_elements(space)
-        return unflatten(space, tensor[..., start : start + size])
+        """The value of `space` whose row stands in `tensor` from column `start` on; see `unflatten`."""
+        check_space("space", space)
+        return unflatten(space, tensor[..., start : start + row_size(space)])
 
     def space_to_tensor(self, value: Any, space: Space[Any]) -> Tensor:
         """The inverse of `tensor_to_space`."""
+        check_space("space", space)
         return flatten(space, value)
 
     def _get_space_size(self, space: AnySpace, number_of_elements: bool = True) -> int:

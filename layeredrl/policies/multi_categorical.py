@@ -10,7 +10,7 @@ from torch import Tensor
 from layeredrl.policies.categorical import CategoricalHead
 from layeredrl.policies.distributions import JointCategorical
 from layeredrl.policies.mixin import REDUCTIONS, Acted, Outputs, Reduction
-from layeredrl.policies.nested_spaces import counts_and_starts
+from layeredrl.spaces import counts_and_starts
 
 
 @dataclass(frozen=True, eq=False)

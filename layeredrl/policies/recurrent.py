@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from layeredrl.policies.mixin import Outputs
-from layeredrl.policies.nested_spaces import encode, n_features
+from layeredrl.policies.nested_spaces import n_features
 from layeredrl.policies.trunks import Trunk, TrunkSettings, read_observations
+from layeredrl.spaces import features
 
 States = list[Tensor]
 
@@ -85,9 +86,9 @@ class RecurrentTrunk(Trunk):
         return {"rnn": {"sequence_length": own.sequence_length, "sizes": sizes}}
 
     def forward(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Outputs]:
-        features = encode(self.space, read_observations(inputs, self.space))
-        leading = features.shape[:-1]
-        rows = features.reshape(-1, features.shape[-1])
+        encoded = features(self.space, read_observations(inputs, self.space))
+        leading = encoded.shape[:-1]
+        rows = encoded.reshape(-1, encoded.shape[-1])
         states = self._states(inputs, rows)
         length = self.settings.sequence_length if self.training else 1
         if len(rows) % length:

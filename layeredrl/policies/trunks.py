@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from layeredrl.nets.mlp import mlp
 from layeredrl.policies.mixin import Outputs
-from layeredrl.policies.nested_spaces import encode, n_elements, n_features
+from layeredrl.policies.nested_spaces import n_features
+from layeredrl.spaces import features, row_size
 
 Activation = Callable[[], nn.Module]
 MAX_BYTE = 255.0
@@ -91,7 +92,7 @@ class MLPTrunk(Trunk):
         self.n_outputs = (n_inputs, *settings.hidden_sizes)[-1]
 
     def forward(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Outputs]:
-        return self.net(encode(self.space, read_observations(inputs, self.space))), {}
+        return self.net(features(self.space, read_observations(inputs, self.space))), {}
 
 
 class CNNTrunk(Trunk):
@@ -125,8 +126,8 @@ class CNNTrunk(Trunk):
 def read_observations(inputs: Mapping[str, Any], space: Space[Any]) -> Tensor:
     """The observations, checked for their width."""
     observations: Tensor = inputs["observations"]
-    if observations.shape[-1] != n_elements(space):
+    if observations.shape[-1] != row_size(space):
         raise ValueError(
-            f"observations: got shape {tuple(observations.shape)}, expected (…, {n_elements(space)}) for {space}"
+            f"observations: got shape {tuple(observations.shape)}, expected (…, {row_size(space)}) for {space}"
         )
     return observations

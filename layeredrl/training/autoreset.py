@@ -15,12 +15,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
 from jaxtyping import Bool, Float, Num
 from numpy.typing import NDArray
 from torch import Tensor
 
-from layeredrl.spaces import check_space, from_rows, to_rows
+from layeredrl.space_values import from_rows, to_rows
+from layeredrl.spaces import check_space
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,11 @@ class VectorEnvironment:
             raise TypeError(
                 f"env: got {type(env).__name__}, expected a vector environment: gymnasium.make_vec makes one"
             )
-        check_space("env.single_observation_space", env.single_observation_space)
+        if not isinstance(env.single_observation_space, Box | Discrete):
+            raise TypeError(
+                f"env.single_observation_space: got {env.single_observation_space!r}, expected a gymnasium Box or "
+                "Discrete: wrap each environment in gymnasium.wrappers.FlattenObservation"
+            )
         check_space("env.single_action_space", env.single_action_space)
         mode = env.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):

@@ -80,6 +80,15 @@ def test_a_superfluous_context_and_one_outside_a_discrete_are_refused(unchecked)
     assert_refused(make_buffer(context="Discrete"), ValueError, r"Batch\.context: got 4 at", lambda b: b.add(bad))
 
 
+def test_a_nested_action_with_a_bad_number_is_refused(unchecked):
+    # Columns: gear | throttle | valves.
+    for column, value in ((0, 2.5), (1, 1.5), (4, 3.0)):
+        bad = transitions(torch.arange(2), action="Dict")
+        bad.action[1, column] = value
+        message = rf"Batch\.action: got {value} at index \(1, {column}\), expected values inside"
+        assert_refused(make_buffer(action="Dict"), ValueError, message, lambda b, bad=bad: b.add(bad))
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [
@@ -119,7 +128,7 @@ def test_a_state_with_rows_missing_is_refused_before_anything_changes():
         ({"capacity": 0}, ValueError, "capacity: got 0, expected at least 1"),
         ({"holdout_ratio": 1.0}, ValueError, r"holdout_ratio: got 1\.0, expected a number in \[0, 1\)"),
         ({"holdout_ratio": NAN}, ValueError, "holdout_ratio: got nan"),
-        ({"state_space": Dict({})}, TypeError, r"state_space: got Dict\(\), expected a gymnasium Box or Discrete"),
+        ({"state_space": Dict({})}, TypeError, r"state_space: got Dict\(\), expected a gymnasium Box, Discrete"),
         ({"context_space": 3}, TypeError, "context_space: got 3, expected .* or None"),
         ({"action_space": None}, TypeError, "action_space: got None"),
         ({"seed": -1}, ValueError, "seed: got -1"),
