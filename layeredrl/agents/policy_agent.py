@@ -4,23 +4,23 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from gymnasium.spaces import Box
+from gymnasium.spaces import Space
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from layeredrl.agents.agent import Agent
 from layeredrl.policies.model import Model
-from layeredrl.spaces import bounds, check_space
+from layeredrl.spaces import check_space, clip
 
 
 class PolicyAgent(Agent):
     """Acts by a policy of `layeredrl.policies`, whose recurrent state, if it has one, it carries along.
 
     The policy reads states as `inputs["observations"]` and contexts as `inputs["context"]`. Actions that leave a
-    Box are clipped to it.
+    Box, be it the action space or a part of it, are clipped to it.
 
     Args:
-        policy: whose action space is a Box or Discrete; in evaluation mode, if it is recurrent.
+        policy: whose action space is one of gymnasium's; in evaluation mode, if it is recurrent.
         role: to act in.
         deterministic: act by the mode.
         generator: source of the noise.
@@ -84,6 +84,6 @@ def act_by(
     if memory is not None:
         inputs["rnn"] = memory
     actions, outputs = policy.act(inputs, role=role)
-    if isinstance(policy.action_space, Box):
-        actions = actions.clamp(*bounds(policy.action_space, actions.device))
+    if isinstance(policy.action_space, Space):
+        actions = clip(policy.action_space, actions)
     return actions, outputs

@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
-from gymnasium.spaces import Discrete, Space
+from gymnasium.spaces import Space
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from layeredrl.data.membership import bootstrap_counts, holdout_mask
-from layeredrl.spaces import check_rows, check_space, row_size
+from layeredrl.spaces import check_rows, check_space, row_dtype, row_size
 from layeredrl.types import Batch
 
 
@@ -19,7 +19,8 @@ class ReplayBuffer:
     often it occurs in each member's bootstrap (see `layeredrl.data.membership`).
 
     Args:
-        state_space, context_space, action_space: Box or Discrete; `context_space=None` means no context.
+        state_space, context_space, action_space: as `layeredrl.spaces` has them; `context_space=None` means no
+            context.
         capacity: transitions that are kept.
         holdout_ratio: probability of a transition to be held out of training.
         seed: of the membership.
@@ -146,8 +147,7 @@ class ReplayBuffer:
             check_rows(f"Batch.{name}", value, space, device=self.device, contained=name == "action")
 
     def _vectors(self, space: Space[Any]) -> Tensor:
-        dtype = torch.float32 if not isinstance(space, Discrete) else torch.long
-        return torch.zeros(self.capacity, row_size(space), dtype=dtype, device=self.device)
+        return torch.zeros(self.capacity, row_size(space), dtype=row_dtype(space), device=self.device)
 
     def _scalars(self, dtype: torch.dtype) -> Tensor:
         return torch.zeros(self.capacity, dtype=dtype, device=self.device)

@@ -27,7 +27,8 @@ class ProbFCDynamics(nn.Module):
     """One member: a fully connected net with a mixture-of-Gaussians head and a termination head.
 
     Args:
-        state_space, context_space, action_space: Box or Discrete; `context_space=None` means no context.
+        state_space, context_space, action_space: as `layeredrl.spaces` has them; `context_space=None` means no
+            context.
         n_modes: Gaussians in the mixture.
         hidden_sizes: widths of the hidden layers.
         nonlinearity: makes the activation behind each hidden layer. PETS uses `nn.SiLU`.

@@ -3,12 +3,14 @@
 import gymnasium as gym
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete, MultiBinary
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text, Tuple
 from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
 
 from layeredrl.agents.policy_agent import PolicyAgent
 from layeredrl.policies import GRU, LSTM, MLP, GaussianPolicy, policy_for
-from layeredrl.spaces import from_rows
+from layeredrl.policies.model import Model
+from layeredrl.space_values import from_rows
 from layeredrl.training.collector import Collector
 
 OBSERVATION = Box(-5, 5, (3,))
@@ -42,6 +44,30 @@ def test_actions_never_leave_the_box():
     action, _ = PolicyAgent(policy).act(torch.zeros(500, 3))
     assert action.abs().max() <= 2
     assert (action.abs() == 2).any()
+
+
+def test_of_nested_actions_the_boxes_alone_are_clipped():
+    """A discrete number outside its range is an error of the policy, which clipping would hide."""
+
+    class Wild(Model):
+        def compute(self, inputs, role=""):
+            return torch.tensor([[9.0, 5.0, -9.0]]).expand(len(inputs["observations"]), -1), {}
+
+        def act(self, inputs, *, role=""):
+            return self.compute(inputs, role)
+
+    policy = Wild(OBSERVATION, Tuple([Box(-2, 2), Discrete(3), Box(-1, 1)]), "cpu")
+    assert PolicyAgent(policy).act(torch.zeros(2, 3))[0].tolist() == [[2, 5, -1]] * 2
+
+
+@pytest.mark.parametrize(
+    "space",
+    [Discrete(3, start=2), MultiDiscrete([2, 3], start=[-1, 4]), Dict({"b": ACTION, "a": Box(0, 1, (2, 2))})],
+)
+def test_policies_act_in_every_space_that_they_know(space):
+    make = policy_for if not isinstance(space, Dict) else GaussianPolicy
+    action, _ = PolicyAgent(make(OBSERVATION, space, TRUNK, device="cpu")).act(torch.randn(50, 3))
+    assert batch_space(space, 50).contains(from_rows(space, action))
 
 
 def test_deterministic_agents_act_by_the_mode():
@@ -90,6 +116,6 @@ def test_what_is_no_policy_is_refused(unchecked):
     with pytest.raises(TypeError, match=r"policy: got Linear, expected a layeredrl\.policies Model"):
         PolicyAgent(torch.nn.Linear(3, 2))
     policy = make_policy(Discrete(3))
-    policy.action_space = MultiBinary(3)
-    with pytest.raises(TypeError, match=r"policy\.action_space: got MultiBinary\(3\)"):
+    policy.action_space = Text(3)
+    with pytest.raises(TypeError, match=r"policy\.action_space: got Text"):
         PolicyAgent(policy)

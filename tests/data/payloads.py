@@ -4,15 +4,24 @@ import math
 
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 from torch import Tensor
 
 from layeredrl.data.replay_buffer import ReplayBuffer
 from layeredrl.types import Batch
 
 STATE = Box(-math.inf, math.inf, (2,))
-CONTEXTS = {"none": None, "Box": Box(-5, 5, (2, 2)), "Discrete": Discrete(3, start=1)}
-ACTIONS = {"Box": Box(-1, 1, (1,)), "Discrete": Discrete(4, start=-1)}
+CONTEXTS = {
+    "none": None,
+    "Box": Box(-5, 5, (2, 2)),
+    "Discrete": Discrete(3, start=1),
+    "Tuple": Tuple([MultiBinary(2), Discrete(5)]),
+}
+ACTIONS = {
+    "Box": Box(-1, 1, (1,)),
+    "Discrete": Discrete(4, start=-1),
+    "Dict": Dict({"gear": Discrete(4, start=1), "valves": MultiDiscrete([2, 3]), "throttle": Box(-1, 1, (2,))}),
+}
 
 
 def make_buffer(capacity: int = 6, context: str = "Box", action: str = "Box", **more) -> ReplayBuffer:
@@ -21,8 +30,15 @@ def make_buffer(capacity: int = 6, context: str = "Box", action: str = "Box", **
 
 def value_of(space: Space, ident: Tensor) -> Tensor:
     """Rows of a space that differ from one transition to the next."""
+    if isinstance(space, Dict | Tuple):
+        parts = [space[key] for key in sorted(space)] if isinstance(space, Dict) else space
+        return torch.cat([value_of(part, ident) for part in parts], dim=1)
     if isinstance(space, Discrete):
         return (ident.long() % int(space.n) + int(space.start))[:, None]
+    if isinstance(space, MultiDiscrete):
+        return ident.long()[:, None] % torch.tensor(space.nvec)
+    if isinstance(space, MultiBinary):
+        return ident.long()[:, None].expand(-1, int(space.n)) % 2
     return torch.sin(ident)[:, None].expand(-1, math.prod(space.shape)).clone()
 
 

@@ -3,17 +3,19 @@
 from functools import partial
 
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 from torch import nn
 
 from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
+from layeredrl.space_sampling import sample
 from layeredrl.types import Batch
 
 STATE = Box(-torch.inf, torch.inf, (3,))
 ACTION = Box(-1.0, 1.0, (2,))
 CONTEXT = Box(-1.0, 1.0, (2,))
 DISCRETE = Discrete(4, start=1)
+NESTED = Dict({"b": ACTION, "a": Tuple([DISCRETE, MultiDiscrete([2, 3], start=[-1, 5])]), "c": MultiBinary(2)})
 NET = partial(ProbFCDynamics, hidden_sizes=(16, 16), nonlinearity=nn.SiLU)
 
 
@@ -27,13 +29,7 @@ def make_ensemble(*, context_space=None, action_space=ACTION, net=NET, statistic
 
 def draw(space: Space | None, *leading: int) -> torch.Tensor | None:
     """Rows of a space."""
-    if space is None:
-        return None
-    if isinstance(space, Discrete):
-        return torch.randint(int(space.start), int(space.start + space.n), (*leading, 1))
-    if not space.is_bounded():
-        return torch.randn(*leading, *space.shape)
-    return torch.rand(*leading, *space.shape) * 2 - 1
+    return None if space is None else sample(space, leading)
 
 
 def make_batch(n, context_space=None, action_space=ACTION, **more) -> Batch:

@@ -5,7 +5,7 @@ from torch import nn
 
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
 from tests.contracts.model_contract import ModelContract
-from tests.models.ensembles import CONTEXT, DISCRETE, make_ensemble
+from tests.models.ensembles import CONTEXT, DISCRETE, NESTED, make_ensemble
 
 
 class TestPlainEnsemble(ModelContract):
@@ -17,6 +17,13 @@ class TestMixtureEnsembleWithContext(ModelContract):
     def make(self):
         return make_ensemble(
             n_models=2, n_modes=3, context_space=CONTEXT, action_space=DISCRETE, create_optimizer=True
+        )
+
+
+class TestEnsembleOfNestedContextsAndActions(ModelContract):
+    def make(self):
+        return make_ensemble(
+            n_models=2, n_modes=2, context_space=NESTED, action_space=NESTED["a"], create_optimizer=True
         )
 
 

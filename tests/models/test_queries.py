@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from tests.models.ensembles import ACTION, CONTEXT, DISCRETE, draw, make_ensemble, make_fixed, query
+from tests.models.ensembles import ACTION, CONTEXT, DISCRETE, NESTED, draw, make_ensemble, make_fixed, query
 from tests.reference.loop_ensemble import LoopEnsemble
 
 SIZES = [(1, 1), (3, 1), (1, 2), (4, 3)]
 
 
 @pytest.fixture(
-    params=[(None, ACTION), (CONTEXT, ACTION), (DISCRETE, DISCRETE)], ids=["box", "context", "discrete"]
+    params=[(None, ACTION), (CONTEXT, ACTION), (DISCRETE, DISCRETE), (NESTED["a"], NESTED)],
+    ids=["box", "context", "discrete", "nested"],
 )
 def spaces(request):
     context_space, action_space = request.param

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from layeredrl.models.propagation import SCHEMES
-from tests.models.ensembles import ACTION, CONTEXT, DISCRETE, draw, make_ensemble, make_fixed, query
+from tests.models.ensembles import ACTION, CONTEXT, DISCRETE, NESTED, draw, make_ensemble, make_fixed, query
 from tests.reference.loop_ensemble import LoopEnsemble
 
 
@@ -18,7 +18,9 @@ def start(n: int) -> tuple[torch.Tensor, None, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("n_models", "n_modes", "n_particles"), [(1, 1, 1), (3, 1, 2), (2, 3, 4)])
-@pytest.mark.parametrize("spaces", [(None, ACTION), (CONTEXT, DISCRETE)], ids=["plain", "context-discrete"])
+@pytest.mark.parametrize(
+    "spaces", [(None, ACTION), (CONTEXT, DISCRETE), (NESTED, NESTED)], ids=["plain", "discrete", "nested"]
+)
 def test_deterministic_rollout_is_the_recursion_of_each_members_mean(n_models, n_modes, n_particles, spaces):
     model = make_ensemble(
         context_space=spaces[0],

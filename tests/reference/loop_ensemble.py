@@ -1,9 +1,10 @@
 """The ensemble as a plain loop over its members, with torch.distributions."""
 
+import math
 from functools import partial
 
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Dict, Discrete, MultiDiscrete, Tuple
 from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
@@ -11,6 +12,20 @@ from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
 
 NET = partial(ProbFCDynamics, hidden_sizes=(16, 16), nonlinearity=nn.SiLU)
+
+
+def _code(space, columns):
+    """Columns of features, from those of rows, one by one."""
+    if isinstance(space, Dict):
+        return [code for key in sorted(space) for code in _code(space[key], columns)]
+    if isinstance(space, Tuple):
+        return [code for part in space for code in _code(part, columns)]
+    if isinstance(space, Discrete):
+        return list(torch.eye(int(space.n))[next(columns).long() - int(space.start)].unbind(-1))
+    if isinstance(space, MultiDiscrete):
+        entries = [Discrete(n, start=start) for n, start in zip(space.nvec, space.start, strict=True)]
+        return [code for entry in entries for code in _code(entry, columns)]
+    return [next(columns).float() for _ in range(math.prod(space.shape))]
 
 
 class LoopEnsemble:
@@ -28,9 +43,7 @@ class LoopEnsemble:
     def _features(self, state, context, action):
         parts = []
         for space, value in zip(self.spaces, (state, context, action), strict=True):
-            if isinstance(space, Discrete):
-                value = torch.eye(int(space.n))[value[..., 0] - int(space.start)]
-            parts.append(value)
+            parts.append(None if value is None else torch.stack(_code(space, iter(value.unbind(-1))), dim=-1))
         sizes = [0 if part is None else part.shape[-1] for part in parts]
         means, variances = (x.split(sizes) for x in (self.model.members.inputs.mean, self.model.members.inputs.var))
         return [
