@@ -105,6 +105,22 @@ class Prediction(NamedTuple):
     term_prob: Float[Tensor, "*batch"]
 
 
+class ModelStep(NamedTuple):
+    """One step of all particles of a rollout: where they were, where they went, and the laws they were drawn from.
+
+    Attributes:
+        state, next_state: the particles. P is 1 where all particles of a member coincide.
+        mean, var: mean and variance of the step that member `e` made, given where its particle was.
+        term_prob: probability that the step ended the episode.
+    """
+
+    state: Float[Tensor, "E P B S"]
+    next_state: Float[Tensor, "E P B S"]
+    mean: Float[Tensor, "E P B S"]
+    var: Float[Tensor, "E P B S"]
+    term_prob: Float[Tensor, "E P B"]
+
+
 @dataclass(frozen=True)
 class Rollout:
     """Particles of an ensemble after 0 … H steps (T = H + 1 times), and how uncertain they are.

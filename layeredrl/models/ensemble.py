@@ -76,7 +76,7 @@ class Ensemble(ABC, nn.Module):
 
 
 def check_transition_spaces(state_space: object, context_space: object, action_space: object) -> None:
-    """Raise a TypeError unless states fill a Box, and contexts, if any, and actions a Box or Discrete."""
+    """Raise a TypeError unless states fill a Box, and contexts, if any, and actions a supported space."""
     if not isinstance(state_space, Box):
         raise TypeError(f"state_space: got {state_space!r}, expected a gymnasium Box")
     check_space("context_space", context_space, optional=True)

@@ -1,7 +1,8 @@
 """The networks of an ensemble together with their units: states in, absolute next states out."""
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -37,8 +38,11 @@ class Members(nn.Module):
     Args:
         state_space, context_space, action_space, partial_net, n_models, n_modes, predict_delta,
             normalize_targets, normalize_inputs: as for `ProbabilisticEnsemble`.
+        hidden_states: likewise.
         momentum: of the running statistics.
     """
+
+    _hidden: Tensor
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class Members(nn.Module):
         predict_delta: bool,
         normalize_targets: bool,
         normalize_inputs: bool,
+        hidden_states: Sequence[int],
         momentum: float,
     ):
         super().__init__()
@@ -60,6 +65,10 @@ class Members(nn.Module):
         self.context_space, self.action_space = context_space, action_space
         spaces = (state_space, context_space, action_space)
         self.sizes = [feature_size(space) for space in spaces]
+        if not all(0 <= index < self.sizes[0] for index in hidden_states):
+            raise ValueError(f"hidden_states: got {hidden_states}, expected indices in 0 … {self.sizes[0] - 1}")
+        # Set by the constructor: not part of what was learned.
+        self.register_buffer("_hidden", torch.tensor(list(hidden_states), dtype=torch.long), persistent=False)
         nets = [partial_net(*spaces, n_modes) for _ in range(n_models)]
         n_rows = n_models + 2  # unlike E, so that a mixed-up axis shows
         example = _example_inputs(self.sizes, n_rows)
@@ -70,9 +79,18 @@ class Members(nn.Module):
         self.targets = RunningMoments(self.sizes[0], momentum)
 
     def step_function(
-        self, context: Num[Tensor, "R C"] | None, members: Int[Tensor, " members"] | None
+        self,
+        context: Num[Tensor, "R C"] | None,
+        members: Int[Tensor, " members"] | None,
+        max_rows: int | None = None,
     ) -> StepFunction:
-        """What makes a step of each member from rows of states and actions; contexts are prepared once, here."""
+        """What makes a step of each member from rows of states and actions; contexts are prepared once, here.
+
+        Args:
+            context: of each row.
+            members: to use; None means all.
+            max_rows: that each network reads at a time; None means all.
+        """
         run = self.nets.select(members)
         n_members = self.nets.n_members if members is None else len(members)
         standardize_state, standardize_context, standardize_action = self._standardizers()
@@ -81,7 +99,7 @@ class Members(nn.Module):
             context_rows = standardize_context(context_rows).expand(n_members, -1, -1)
         target_scale = self.targets.scale
 
-        def step(state: Float[Tensor, "E R S"], action: Num[Tensor, "#E R A"]) -> MemberPrediction:
+        def step(state: Tensor, context_rows: Tensor | None, action: Tensor) -> MemberPrediction:
             action_rows = standardize_action(features(self.action_space, action)).expand(n_members, -1, -1)
             (mean, std), weights, term_prob = run(standardize_state(state), context_rows, action_rows)
             mean = mean * target_scale
@@ -89,7 +107,18 @@ class Members(nn.Module):
                 mean = mean + rearrange(state, "e r s -> e r 1 s")
             return MemberPrediction(mean, std * target_scale, weights, term_prob)
 
-        return step
+        def step_in_chunks(state: Float[Tensor, "E R S"], action: Num[Tensor, "#E R A"]) -> MemberPrediction:
+            n_rows = state.shape[1]
+            if max_rows is None or n_rows <= max_rows:
+                return step(state, context_rows, action)
+            contexts = [None] * math.ceil(n_rows / max_rows)
+            if context_rows is not None:
+                contexts = context_rows.split(max_rows, dim=1)
+            chunks = zip(state.split(max_rows, dim=1), contexts, action.split(max_rows, dim=1), strict=True)
+            parts = zip(*(step(*chunk) for chunk in chunks), strict=True)
+            return MemberPrediction(*(torch.cat(part, dim=1) for part in parts))
+
+        return step_in_chunks
 
     def explain(self, batch: Batch) -> Explanation:
         """Compare what member `e` expects with the transitions `batch[e]` of leading dims `(E, B)`."""
@@ -128,8 +157,10 @@ class Members(nn.Module):
         return None if self.context_space is None or context is None else features(self.context_space, context)
 
     def _standardizers(self) -> list[Callable[[Tensor], Tensor]]:
-        """What standardises features of states, contexts and actions."""
-        units = zip(self.inputs.mean.split(self.sizes), self.inputs.scale.split(self.sizes), strict=True)
+        """What standardises features of states, contexts and actions; what is hidden becomes 0."""
+        # In an infinite unit, every number is zero.
+        scale = self.inputs.scale.index_fill(0, self._hidden, torch.inf)
+        units = zip(self.inputs.mean.split(self.sizes), scale.split(self.sizes), strict=True)
         return [partial(_standardize, mean, scale) for mean, scale in units]
 
 

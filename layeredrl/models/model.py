@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
-from layeredrl.types import Batch, Prediction, Propagation, Rollout
+from layeredrl.types import Batch, ModelStep, Prediction, Propagation, Rollout
 
 Info = dict[str, Tensor]
 LogProb = tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"], Info]
@@ -100,6 +101,40 @@ class Model(ABC, nn.Module):
         generator: torch.Generator | None = None,
     ) -> Rollout:
         """Follow the actions from the initial states with E·P particles each."""
+
+    def unroll(
+        self,
+        initial_state: Float[Tensor, "B S"],
+        context: Num[Tensor, "B C"] | None,
+        actions: Num[Tensor, "B H A"],
+        deterministic: bool = False,
+        loss_mode: bool = False,
+        *,
+        propagation: Propagation = "ts_inf",
+        members: Int[Tensor, " members"] | None = None,
+        max_rows: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[ModelStep]:
+        """The steps of `rollout`, one at a time, for those who needn't keep them all.
+
+        A model that can do better than rolling out first overrides this, and may then read no more than `max_rows`
+        rows at a time.
+        """
+        rollout = self.rollout(
+            initial_state,
+            context,
+            actions,
+            deterministic,
+            loss_mode,
+            propagation=propagation,
+            members=members,
+            generator=generator,
+        )
+        for t in range(actions.shape[1]):
+            steps = rollout.state[..., t, :], rollout.state[..., t + 1, :], rollout.step_mean[..., t, :]
+            moments = (*steps, rollout.step_var[..., t, :])
+            state, next_state, mean, var = (rearrange(x, "b e p s -> e p b s") for x in moments)
+            yield ModelStep(state, next_state, mean, var, rearrange(rollout.term_prob[..., t], "b e p -> e p b"))
 
     @abstractmethod
     def get_log_prob(

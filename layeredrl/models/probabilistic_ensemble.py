@@ -1,7 +1,7 @@
 """The vectorised ensemble of probabilistic dynamics networks."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,13 +20,13 @@ from layeredrl.models.propagation import (
     MemberPrediction,
     StepFunction,
     check_propagation,
-    draw_noise,
     particles_coincide,
     propagate,
+    record,
 )
 from layeredrl.models.symmetry_breaking import RandomDynamics, blend
 from layeredrl.spaces import check_rows, feature_size, features
-from layeredrl.types import Batch, Prediction, Propagation, Rollout
+from layeredrl.types import Batch, ModelStep, Prediction, Propagation, Rollout
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -35,7 +35,7 @@ class ProbabilisticEnsemble(Ensemble, Model):
     """E probabilistic networks, run as one, and the uniform mixture that they are together.
 
     Args:
-        state_space, context_space, action_space: Box or Discrete; `context_space=None` means no context.
+        state_space, context_space, action_space: states fill a Box; `context_space=None` means no context.
         partial_net: `partial_net(state_space, context_space, action_space, n_modes)` returns one freshly
             initialised member, a module with `forward(state, context, action) -> ((mean, std), weights,
             term_prob)` of shapes `(…, M, S)`, `(…, M)`, `(…,)`. It reads standardised features: Discrete values
@@ -56,6 +56,8 @@ class ProbabilisticEnsemble(Ensemble, Model):
         partition_batch: member `e` trains on every E-th transition of a batch, from the e-th on.
         normalize_inputs: the networks read standardised states, contexts and actions. The statistics come from
             training data alone.
+        hidden_states: indices of state coordinates that the networks don't read, such as a position that the
+            dynamics don't depend on. They are foretold all the same.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class ProbabilisticEnsemble(Ensemble, Model):
         partition_batch: bool = False,
         *,
         normalize_inputs: bool = True,
+        hidden_states: Sequence[int] = (),
     ):
         super().__init__(n_models, n_particles_per_model, device)
         check_transition_spaces(state_space, context_space, action_space)
@@ -98,6 +101,7 @@ class ProbabilisticEnsemble(Ensemble, Model):
             predict_delta=predict_delta,
             normalize_targets=normalize_targets,
             normalize_inputs=normalize_inputs,
+            hidden_states=hidden_states,
             momentum=target_bn_momentum,
         )
         self.random_dynamics: RandomDynamics | None = None
@@ -194,20 +198,52 @@ class ProbabilisticEnsemble(Ensemble, Model):
         Raises:
             TypeError, ValueError: as in `predict`.
         """
+        steps = self.unroll(
+            initial_state,
+            context,
+            actions,
+            deterministic,
+            loss_mode,
+            propagation=propagation,
+            members=members,
+            generator=generator,
+        )
+        return record(steps, self.n_particles_per_model)
+
+    def unroll(
+        self,
+        initial_state: Float[Tensor, "B S"],
+        context: Num[Tensor, "B C"] | None,
+        actions: Num[Tensor, "B H A"],
+        deterministic: bool = False,
+        loss_mode: bool = False,
+        *,
+        propagation: Propagation = "ts_inf",
+        members: Int[Tensor, " members"] | None = None,
+        max_rows: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[ModelStep]:
+        """The steps of `rollout`, one at a time, for those who needn't keep them all.
+
+        Args:
+            initial_state, context, actions, deterministic, loss_mode, propagation, members, generator: as for
+                `rollout`.
+            max_rows: rows that the networks of each member read at a time; fewer take less memory.
+        """
         check_propagation(propagation)
         self._check_rollout(initial_state, context, actions)
         n_particles = 1 if particles_coincide(propagation, deterministic) else self.n_particles_per_model
-        step_actions = repeat(actions, "b h a -> h 1 (p b) a", p=n_particles)
         return self._roll(
             initial_state,
             context,
-            lambda _, t: step_actions[t],
+            lambda _, t: repeat(actions[:, t], "b a -> 1 (p b) a", p=n_particles),
             horizon=actions.shape[1],
             n_particles=n_particles,
             deterministic=deterministic,
             loss_mode=loss_mode,
             propagation=propagation,
             members=members,
+            max_rows=max_rows,
             generator=generator,
         )
 
@@ -234,7 +270,7 @@ class ProbabilisticEnsemble(Ensemble, Model):
             raise ValueError(f"horizon: got {horizon}, expected at least 1")
         check_rows("initial_state", initial_state, self.state_space, device=self.device)
         check_rows("context", context, self.context_space, leading=(len(initial_state),), device=self.device)
-        return self._roll(
+        steps = self._roll(
             initial_state,
             context,
             action_function,
@@ -244,8 +280,10 @@ class ProbabilisticEnsemble(Ensemble, Model):
             loss_mode=False,
             propagation="ts_inf",
             members=members,
+            max_rows=None,
             generator=generator,
         )
+        return record(steps, self.n_particles_per_model)
 
     def get_log_prob(
         self,
@@ -358,36 +396,31 @@ class ProbabilisticEnsemble(Ensemble, Model):
         loss_mode: bool,
         propagation: Propagation,
         members: Int[Tensor, " members"] | None,
+        max_rows: int | None,
         generator: torch.Generator | None,
-    ) -> Rollout:
-        """Draw the noise and propagate `n_particles` different particles per member."""
-        n_members = self.n_models if members is None else len(members)
-        noise = draw_noise(
-            propagation,
+    ) -> Iterator[ModelStep]:
+        contexts = None if context is None else repeat(context, "b c -> (p b) c", p=n_particles)
+        return propagate(
+            self._step_function(contexts, members, loss_mode, max_rows),
+            action_function,
             initial_state,
             horizon=horizon,
-            n_members=n_members,
+            propagation=propagation,
+            n_members=self.n_models if members is None else len(members),
             n_particles=n_particles,
             deterministic=deterministic,
             generator=generator,
         )
-        contexts = None if context is None else repeat(context, "b c -> (p b) c", p=n_particles)
-        return propagate(
-            self._step_function(contexts, members, loss_mode),
-            action_function,
-            initial_state,
-            noise,
-            propagation=propagation,
-            n_members=n_members,
-            n_particles=self.n_particles_per_model,
-            deterministic=deterministic,
-        )
 
     def _step_function(
-        self, context: Num[Tensor, "R C"] | None, members: Int[Tensor, " members"] | None, loss_mode: bool
+        self,
+        context: Num[Tensor, "R C"] | None,
+        members: Int[Tensor, " members"] | None,
+        loss_mode: bool,
+        max_rows: int | None = None,
     ) -> StepFunction:
         """What makes a step of each member: learned, or faded into the symmetry-breaking start."""
-        learned = self.members.step_function(context, members)
+        learned = self.members.step_function(context, members, max_rows)
         if self.random_dynamics is None or loss_mode:
             return learned
         random_dynamics, share = self.random_dynamics, self.random_dynamics.share(int(self.n_total_env_steps))

@@ -13,7 +13,7 @@ particle alone follows the same law as with noise of its own, but differences be
 opinions, not to luck.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from layeredrl.models.mixture import mixture_moments, mixture_sample
-from layeredrl.types import Propagation, Rollout
+from layeredrl.types import ModelStep, Propagation, Rollout
 
 
 class MemberPrediction(NamedTuple):
@@ -35,15 +35,15 @@ class MemberPrediction(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """All randomness of a rollout. `order` says which particle each member moves (TS1)."""
+    """All randomness of one step. `order` says which particle each member moves (TS1)."""
 
-    normal: Float[Tensor, "H #E P B S"]
-    mode: Float[Tensor, "H #E P B"]
-    order: Int[Tensor, "H E P B"] | None
+    normal: Float[Tensor, "#E P B S"]
+    mode: Float[Tensor, "#E P B"]
+    order: Int[Tensor, "E P B"] | None
 
 
-class Step(NamedTuple):
-    """One step of all particles: what was drawn, and the moments of the laws it was drawn from."""
+class Draw(NamedTuple):
+    """What the members drew for their particles, and the moments of the laws they drew from."""
 
     state: Float[Tensor, "E P B S"]
     mean: Float[Tensor, "E P B S"]
@@ -54,31 +54,31 @@ class Step(NamedTuple):
 StepFunction = Callable[[Float[Tensor, "E R S"], Num[Tensor, "#E R A"]], MemberPrediction]
 # (rows of states, time step) -> rows of actions, which may be the same for all members
 ActionFunction = Callable[[Float[Tensor, "E R S"], int], Num[Tensor, "#E R A"]]
-# (the step just made, its normal noise) -> where the particles are now
-Scheme = Callable[[Step, Float[Tensor, "#E P B S"]], Float[Tensor, "E P B S"]]
+# (what was drawn, its normal noise) -> where the particles are now
+Scheme = Callable[[Draw, Float[Tensor, "#E P B S"]], Float[Tensor, "E P B S"]]
 
 
-def _stay(step: Step, normal: Float[Tensor, "#E P B S"]) -> Float[Tensor, "E P B S"]:
-    return step.state
+def _stay(draw: Draw, normal: Float[Tensor, "#E P B S"]) -> Float[Tensor, "E P B S"]:
+    return draw.state
 
 
-def _match_moments(step: Step, normal: Float[Tensor, "#E P B S"]) -> Float[Tensor, "E P B S"]:
+def _match_moments(draw: Draw, normal: Float[Tensor, "#E P B S"]) -> Float[Tensor, "E P B S"]:
     """The noise of the step serves again: what it moved is replaced, so each particle is still drawn once.
 
     The spread of the means within members is estimated from P particles, and 1 / P of it shows between members too.
     """
-    n_members, n_particles = step.mean.shape[:2]
-    mean = reduce(step.mean, "e p b s -> b s", "mean")
-    between = reduce(step.mean, "e p b s -> e b s", "mean").var(dim=0, correction=0)
-    var = reduce(step.var, "e p b s -> b s", "mean") + between
+    n_members, n_particles = draw.mean.shape[:2]
+    mean = reduce(draw.mean, "e p b s -> b s", "mean")
+    between = reduce(draw.mean, "e p b s -> e b s", "mean").var(dim=0, correction=0)
+    var = reduce(draw.var, "e p b s -> b s", "mean") + between
     if n_particles > 1:
-        within = step.mean.var(dim=1, correction=1).mean(dim=0)
+        within = draw.mean.var(dim=1, correction=1).mean(dim=0)
         var = var + within * (1 - (1 - 1 / n_members) / n_particles)
-    return (mean + var.sqrt() * normal).expand_as(step.state)
+    return (mean + var.sqrt() * normal).expand_as(draw.state)
 
 
-def _average(step: Step, normal: Float[Tensor, "#E P B S"]) -> Float[Tensor, "E P B S"]:
-    return reduce(step.mean, "e p b s -> 1 p b s", "mean").expand_as(step.mean)
+def _average(draw: Draw, normal: Float[Tensor, "#E P B S"]) -> Float[Tensor, "E P B S"]:
+    return reduce(draw.mean, "e p b s -> 1 p b s", "mean").expand_as(draw.mean)
 
 
 SCHEMES: dict[Propagation, Scheme] = {
@@ -99,90 +99,84 @@ def particles_coincide(propagation: Propagation, deterministic: bool) -> bool:
     return propagation == "expectation" or (deterministic and propagation != "ts1")
 
 
-def draw_noise(
-    propagation: Propagation,
-    initial_state: Float[Tensor, "B S"],
-    *,
-    horizon: int,
-    n_members: int,
-    n_particles: int,
-    deterministic: bool,
-    generator: torch.Generator | None,
-) -> Noise:
-    """The noise of a rollout; zeros that take no memory where none is needed."""
-    n_sources = n_members if propagation == "moment_matching" else 1
-    shape = (horizon, n_sources, n_particles, *initial_state.shape)
-    device = initial_state.device
-    zeros = initial_state.new_zeros(()).expand(shape)
-    order = None
-    if propagation == "ts1":
-        keys = torch.rand(horizon, n_members, *shape[2:4], generator=generator, device=device)
-        order = keys.argsort(dim=1)
-    if deterministic or propagation == "expectation":
-        return Noise(zeros, zeros[..., 0], order)
-    normal = torch.randn(shape, generator=generator, device=device, dtype=initial_state.dtype)
-    return Noise(normal, torch.rand(shape[:-1], generator=generator, device=device), order)
-
-
 def propagate(
     step_function: StepFunction,
     action_function: ActionFunction,
     initial_state: Float[Tensor, "B S"],
-    noise: Noise,
     *,
+    horizon: int,
     propagation: Propagation,
     n_members: int,
     n_particles: int,
     deterministic: bool,
-) -> Rollout:
-    """Roll particles from the initial states through the members, with a given noise.
+    generator: torch.Generator | None,
+) -> Iterator[ModelStep]:
+    """Roll particles from the initial states through the members, one step at a time.
 
     Args:
         step_function: makes one step of each member.
         action_function: what is done where the particles are.
         initial_state: where all particles of a batch row start.
-        noise: as `draw_noise` gives it; its P is 1 where particles coincide.
+        horizon: number of steps.
         propagation: a key of `SCHEMES`.
-        n_members, n_particles: E, and P of the result.
+        n_members, n_particles: E and P; P is 1 where particles coincide.
         deterministic: whether each member follows the mean of its mixture.
+        generator: source of the noise.
     """
     scheme = SCHEMES[propagation]
-    state = repeat(initial_state, "b s -> e p b s", e=n_members, p=noise.normal.shape[2])
-    states, means, variances, term_probs = [state], [], [], []
-    for t, normal in enumerate(noise.normal):
-        order = None if noise.order is None else noise.order[t]
-        rows = rearrange(_deal(state, order), "e p b s -> e (p b) s")
+    state = repeat(initial_state, "b s -> e p b s", e=n_members, p=n_particles)
+    for t in range(horizon):
+        noise = _draw_noise(propagation, state, deterministic, generator)
+        rows = rearrange(_deal(state, noise.order), "e p b s -> e (p b) s")
         prediction = step_function(rows, action_function(rows, t))
-        step = _draw(prediction, normal, noise.mode[t], deterministic)
-        state = scheme(step._replace(state=_collect(step.state, order)), normal)
-        term_prob = rearrange(prediction.term_prob, "e (p b) -> e p b", p=normal.shape[1])
-        states.append(state)
-        means.append(step.mean)
-        variances.append(step.var)
-        term_probs.append(_collect(term_prob, order))
+        draw = _draw(prediction, noise, deterministic)
+        next_state = scheme(draw._replace(state=_collect(draw.state, noise.order)), noise.normal)
+        term_prob = rearrange(prediction.term_prob, "e (p b) -> e p b", p=n_particles)
+        yield ModelStep(state, next_state, draw.mean, draw.var, _collect(term_prob, noise.order))
+        state = next_state
+
+
+def record(steps: Iterable[ModelStep], n_particles: int) -> Rollout:
+    """All steps as one record, with P = `n_particles` even where particles coincide."""
+    steps = list(steps)
+    states = [steps[0].state, *(step.next_state for step in steps)]
     return Rollout(
         state=_expand(rearrange(states, "t e p b s -> b e p t s"), n_particles),
-        step_mean=rearrange(means, "t e p b s -> b e p t s"),
-        step_var=rearrange(variances, "t e p b s -> b e p t s"),
-        term_prob=_expand(rearrange(term_probs, "t e p b -> b e p t"), n_particles),
+        step_mean=rearrange([step.mean for step in steps], "t e p b s -> b e p t s"),
+        step_var=rearrange([step.var for step in steps], "t e p b s -> b e p t s"),
+        term_prob=_expand(rearrange([step.term_prob for step in steps], "t e p b -> b e p t"), n_particles),
     )
 
 
-def _draw(
-    prediction: MemberPrediction,
-    normal: Float[Tensor, "#E P B S"],
-    mode: Float[Tensor, "#E P B"],
+def _draw_noise(
+    propagation: Propagation,
+    state: Float[Tensor, "E P B S"],
     deterministic: bool,
-) -> Step:
+    generator: torch.Generator | None,
+) -> Noise:
+    """The noise of one step; zeros that take no memory where none is needed."""
+    n_members = len(state)
+    shape = (n_members if propagation == "moment_matching" else 1, *state.shape[1:])
+    zeros = state.new_zeros(()).expand(shape)
+    order = None
+    if propagation == "ts1":
+        order = torch.rand(state.shape[:3], generator=generator, device=state.device).argsort(dim=0)
+    if deterministic or propagation == "expectation":
+        return Noise(zeros, zeros[..., 0], order)
+    normal = torch.randn(shape, generator=generator, device=state.device, dtype=state.dtype)
+    return Noise(normal, torch.rand(shape[:-1], generator=generator, device=state.device), order)
+
+
+def _draw(prediction: MemberPrediction, noise: Noise, deterministic: bool) -> Draw:
     """Draw each particle from its member's mixture."""
-    unfold = {"p": normal.shape[1]}
+    unfold = {"p": noise.normal.shape[1]}
     mixture_mean = rearrange(prediction.mean, "e (p b) m s -> e p b m s", **unfold)
     mixture_std = rearrange(prediction.std, "e (p b) m s -> e p b m s", **unfold)
     weights = rearrange(prediction.weights, "e (p b) m -> e p b m", **unfold)
     mean, var = mixture_moments(mixture_mean, mixture_std, weights)
     if deterministic:
-        return Step(mean, mean, torch.zeros_like(var))
-    return Step(mixture_sample(mixture_mean, mixture_std, weights, normal, mode), mean, var)
+        return Draw(mean, mean, torch.zeros_like(var))
+    return Draw(mixture_sample(mixture_mean, mixture_std, weights, noise.normal, noise.mode), mean, var)
 
 
 def _deal(state: Float[Tensor, "E P B S"], order: Int[Tensor, "E P B"] | None) -> Float[Tensor, "E P B S"]:

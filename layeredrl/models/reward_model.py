@@ -31,7 +31,7 @@ class RewardModel(Ensemble):
 
     Args:
         state_space: Box.
-        context_space, action_space: Box or Discrete; `context_space=None` means no context.
+        context_space, action_space: of any kind; `context_space=None` means no context.
         n_models: members E.
         hidden_sizes: widths of each member's hidden layers.
         nonlinearity: makes the activation behind each hidden layer.
