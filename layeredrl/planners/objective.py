@@ -1,51 +1,77 @@
 """What a plan is worth according to a learned model. The only file that knows both planners and models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, get_args
 
 import torch
-from einops import rearrange, reduce, repeat
-from jaxtyping import Bool, Float, Num
+from einops import rearrange, repeat
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from layeredrl.models.model import Model
 from layeredrl.models.propagation import check_propagation
-from layeredrl.planners.planner import Objective
-from layeredrl.types import Propagation, Rollout
+from layeredrl.models.reward_model import RewardModel
+from layeredrl.planners import risk as risks
+from layeredrl.planners.candidates import Objective
+from layeredrl.planners.checks import check_choice, check_count
+from layeredrl.planners.terminal_value import ValueFunction
+from layeredrl.planners.terms import Particles, Term
+from layeredrl.types import ModelStep, Propagation, RewardFunction
 
-# (state, context, action, next_state), each with any leading dims -> one value per transition
-RewardFunction = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
+# (state, context, action, next_state), with leading dims that broadcast -> one value per transition
 TerminationFunction = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
+# How an episode ends that ends with some probability, see `ModelObjective`.
+Ending = Literal["soft", "hard"]
 
 
 class ModelObjective:
-    """Expected discounted return of a plan, over all particles of a model's rollout.
+    """Discounted return of a plan in a model's rollout, over all its particles.
+
+    Returns are summed up while the particles move, so that memory doesn't grow with the horizon.
 
     Args:
         model: what foretells the states.
-        reward: of a transition.
-        termination: whether a transition ends the episode, where that is known. None: the model's probability of
-            termination counts instead.
+        reward: of a transition; known, or a `RewardModel`, of which each member judges the particles of one member
+            of the model.
+        termination: whether a transition ends the episode, or with which probability. None: with the model's
+            probability of termination.
         discount: per step.
         propagation: how particles move through members, see `layeredrl.models.propagation`.
         use_elites: roll only the members that explain held-out data best.
+        ending: what a probability p of termination does: `soft`, later rewards count by 1 − p; `hard`, they don't
+            count if p exceeds one half.
+        risk: from the particles' returns to a plan's value, see `layeredrl.planners.risk`.
+        terms: what else counts, such as costs of actions and penalties for uncertainty, see
+            `layeredrl.planners.terms`.
+        terminal_value: what the last state is worth, where the episode goes on.
+        max_rows: rows that each network of the model reads at a time; fewer take less memory.
     """
 
     def __init__(
         self,
         model: Model,
-        reward: RewardFunction,
+        reward: RewardFunction | RewardModel,
         termination: TerminationFunction | None = None,
         *,
         discount: float = 1.0,
         propagation: Propagation = "ts_inf",
         use_elites: bool = True,
+        ending: Ending = "soft",
+        risk: risks.Risk = risks.mean,
+        terms: Sequence[Term] = (),
+        terminal_value: ValueFunction | None = None,
+        max_rows: int | None = None,
     ):
         if not 0 < discount <= 1:
             raise ValueError(f"discount: got {discount}, expected a number in (0, 1]")
         check_propagation(propagation)
+        check_choice("ending", ending, get_args(Ending))
+        if max_rows is not None:
+            check_count("max_rows", max_rows)
         self.model = model
-        self.reward, self.termination = reward, termination
+        self.reward, self.termination, self.terminal_value = reward, termination, terminal_value
         self.discount, self.propagation, self.use_elites = discount, propagation, use_elites
+        self.ending, self.risk, self.terms, self.max_rows = ending, risk, tuple(terms), max_rows
 
     def __call__(
         self,
@@ -55,48 +81,90 @@ class ModelObjective:
         generator: torch.Generator | None = None,
     ) -> Objective:
         """The objective of plans that start in the given states."""
-
-        everyone = len(self.model.elites) == self.model.n_models or not self.use_elites
-        members = None if everyone else self.model.elites
+        members = self._members()
 
         def objective(plans: Num[Tensor, "V N H A"]) -> Float[Tensor, "V N"]:
             n_plans = plans.shape[1]
-            states = repeat(state, "v s -> (v n) s", n=n_plans)
             contexts = None if context is None else repeat(context, "v c -> (v n) c", n=n_plans)
             actions = rearrange(plans, "v n h a -> (v n) h a")
-            rollout = self.model.rollout(
-                states, contexts, actions, propagation=self.propagation, members=members, generator=generator
+            steps = self.model.unroll(
+                repeat(state, "v s -> (v n) s", n=n_plans),
+                contexts,
+                actions,
+                propagation=self.propagation,
+                members=members,
+                max_rows=self.max_rows,
+                generator=generator,
             )
-            return rearrange(self.returns(rollout, contexts, actions), "(v n) -> v n", n=n_plans)
+            returns = self.returns(steps, contexts, actions, members)
+            # A measure of risk may leave out what is broken; such a plan isn't trusted all the same.
+            broken = ~returns.isfinite().all(dim=1).all(dim=0)
+            values = torch.where(broken, torch.nan, self.risk(returns))
+            return rearrange(values, "(v n) -> v n", n=n_plans)
 
         return objective
 
     def returns(
-        self, rollout: Rollout, context: Num[Tensor, "B C"] | None, actions: Num[Tensor, "B H A"]
-    ) -> Float[Tensor, " B"]:
-        """Mean over particles of the discounted sum of rewards, each weighted by the probability to be alive."""
-        transition = (
-            rollout.state[..., :-1, :],
-            None if context is None else rearrange(context, "b c -> b 1 1 1 c"),
-            rearrange(actions, "b h a -> b 1 1 h a"),
-            rollout.state[..., 1:, :],
-        )
-        reward = _per_step("reward", self.reward(*transition), rollout)
-        ended = rollout.term_prob
-        if self.termination is not None:
-            ended = _per_step("termination", self.termination(*transition), rollout).to(reward.dtype)
-        survival = (1 - ended).cumprod(dim=-1)
-        alive = torch.cat([torch.ones_like(survival[..., :1]), survival[..., :-1]], dim=-1)
-        discounts = self.discount ** torch.arange(actions.shape[1], device=actions.device)
-        # What is imagined after a certain end may be anything, even infinite: it doesn't count.
-        weighted = torch.where(alive > 0, alive * discounts * reward, 0.0)
-        return reduce(weighted, "b e p h -> b e p", "sum").mean(dim=(1, 2))
+        self,
+        steps: Iterable[ModelStep],
+        context: Num[Tensor, "B C"] | None,
+        actions: Num[Tensor, "B H A"],
+        members: Int[Tensor, " members"] | None = None,
+    ) -> Particles:
+        """Discounted sum of each particle's rewards, each weighted by the probability to be alive."""
+        reward_function = self._reward_function(members)
+        total, alive, discount = torch.zeros(()), torch.ones(()), 1.0
+        for action, step in zip(actions.unbind(dim=1), steps, strict=True):
+            transition = (step.state, context, action, step.next_state)
+            reward = _per_particle("reward", reward_function(*transition), step)
+            ended = step.term_prob
+            if self.termination is not None:
+                ended = _per_particle("termination", self.termination(*transition), step).to(reward.dtype)
+            if self.ending == "hard":
+                ended = (ended > 0.5).to(reward.dtype)
+            for term in self.terms:
+                reward, ended = term(step, action, reward, ended)
+            total = total + _counted(alive, discount * reward)
+            alive = alive * (1 - ended)
+            discount *= self.discount
+        if self.terminal_value is not None:
+            total = total + _counted(alive, discount * self._value(step.next_state, context))
+        return total
+
+    def _reward_function(self, members: Int[Tensor, " members"] | None) -> RewardFunction:
+        if not isinstance(self.reward, RewardModel):
+            return self.reward
+        everyone = torch.arange(self.model.n_models, device=self.model.device)
+        return self.reward.paired(everyone if members is None else members)
+
+    def _members(self) -> Int[Tensor, " members"] | None:
+        elites = self.model.elites
+        return elites if self.use_elites and len(elites) < self.model.n_models else None
+
+    def _value(self, state: Float[Tensor, "E P B S"], context: Num[Tensor, "B C"] | None) -> Particles:
+        assert self.terminal_value is not None
+        leading = state.shape[:2]
+        contexts = None if context is None else repeat(context, "b c -> (e p b) c", e=leading[0], p=leading[1])
+        value = self.terminal_value(rearrange(state, "e p b s -> (e p b) s"), contexts)
+        expected = (state[..., 0].numel(),)
+        if value.shape != expected:
+            raise ValueError(f"terminal_value: got shape {tuple(value.shape)}, expected {expected}, one per state")
+        return value.reshape(state.shape[:-1])
 
 
-def _per_step(name: str, value: Tensor, rollout: Rollout) -> Float[Tensor, "B E P H"] | Bool[Tensor, "B E P H"]:
-    """What a user's function returned, checked to be one value per step of each particle."""
-    shape = rollout.term_prob.shape
-    fits = value.ndim == len(shape) and all(n in (1, m) for n, m in zip(value.shape, shape, strict=True))
+def _counted(alive: Tensor, reward: Tensor) -> Tensor:
+    """Rewards times the probability to be alive. After a certain end they may be infinite, and don't count."""
+    return torch.where(alive > 0, alive * reward, 0.0)
+
+
+def _per_particle(name: str, value: object, step: ModelStep) -> Tensor:
+    """What a user's function returned, checked to be one value for each particle."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: got a {type(value).__name__}, expected a Tensor of one value per transition")
+    shape = step.term_prob.shape
+    fits = value.ndim <= len(shape) and all(
+        n in (1, m) for n, m in zip(value.shape[::-1], shape[::-1], strict=False)
+    )
     if not fits:
         raise ValueError(
             f"{name}: got values of shape {tuple(value.shape)}, expected what broadcasts to {tuple(shape)}: "

@@ -1,31 +1,53 @@
 """The abstract base of planners: they optimise sequences of actions against a function."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypedDict
 
 import torch
-from einops import rearrange, repeat
-from gymnasium.spaces import Box, Discrete, Space
-from jaxtyping import Bool, Float, Num
+from einops import repeat
+from gymnasium.spaces import Space
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from layeredrl.spaces import bounds, check_rows, check_space, feature_size, row_size
-
-# Values of candidate plans; larger is better.
-Objective = Callable[[Num[Tensor, "V N H A"]], Float[Tensor, "V N"]]
+from layeredrl.planners.candidates import Objective, with_repeats
+from layeredrl.planners.checks import check_count, check_share
+from layeredrl.planners.refinement import GradientRefinement, refine
+from layeredrl.planners.search_space import SearchSpace
+from layeredrl.spaces import check_rows, check_space
 
 
 @dataclass(frozen=True)
 class PlannerState:
-    """What a planner carries from one step to the next: where it expects the best plans.
+    """What a planner carries from one step to the next, for each environment. D counts decisions, see `Planner`.
 
     Attributes:
-        mean: of the search distribution, in features: for Discrete actions, the probability of each.
+        mean: of the search distribution, in features: for a choice, the probability of each category.
+        elites: plans worth another try; K is 0 for planners that keep none.
+        n_open: decisions at the end of the plans about which nothing is known yet.
     """
 
-    mean: Float[Tensor, "V H F"]
+    mean: Float[Tensor, "V D F"]
+    elites: Num[Tensor, "V K D A"]
+    n_open: Int[Tensor, " V"]
+
+    def __len__(self) -> int:
+        return len(self.n_open)
+
+    def __getitem__(self, index: Int[Tensor, " v"]) -> "PlannerState":
+        """The states of some environments."""
+        return PlannerState(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def replaced(self, index: Int[Tensor, " v"], other: "PlannerState") -> "PlannerState":
+        """These states, but those of some environments exchanged."""
+        own_and_new = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return PlannerState(**{name: own.index_copy(0, index, new) for name, (own, new) in own_and_new.items()})
+
+    def advanced(
+        self, mean: Float[Tensor, "V D F"], elites: Num[Tensor, "V K D A"] | None = None
+    ) -> "PlannerState":
+        """The states after a search, which leaves nothing open."""
+        return PlannerState(mean, self.elites if elites is None else elites, torch.zeros_like(self.n_open))
 
 
 @dataclass(frozen=True)
@@ -44,21 +66,51 @@ class Plan:
     state: PlannerState
     diagnostics: dict[str, Float[Tensor, " V"]]
 
+    def replaced(self, index: Int[Tensor, " v"], other: "Plan") -> "Plan":
+        """These plans, but those of some environments exchanged."""
+        return Plan(
+            actions=self.actions.index_copy(0, index, other.actions),
+            value=self.value.index_copy(0, index, other.value),
+            state=self.state.replaced(index, other.state),
+            diagnostics={
+                name: figure.index_copy(0, index, other.diagnostics[name])
+                for name, figure in self.diagnostics.items()
+            },
+        )
+
+
+class PlannerSettings(TypedDict, total=False):
+    """What all planners can be told besides their own settings, see `Planner`."""
+
+    initial_std: float | Float[Tensor, " numbers"] | None
+    initial_share: float
+    action_repeat: int
+    refinement: GradientRefinement | None
+    device: torch.device | str
+
 
 class Planner(ABC):
     """Searches for the sequence of actions that an objective values most, for many environments at once.
 
-    A planner knows no model and no environment. It holds settings only: its state goes in and comes out.
+    A planner knows no model and no environment. It holds settings only: its state goes in and comes out. Inside, it
+    deals in D = H / `action_repeat` decisions, each of which is held for `action_repeat` steps.
 
     Args:
-        action_space: Box with finite bounds (or with `initial_std` given), or Discrete.
-        horizon: length of the plans.
-        n_candidates: plans that are tried per iteration.
+        action_space: Box with finite bounds (or with `initial_std` given), Discrete, MultiDiscrete, or Tuple or
+            Dict of such.
+        horizon: length of the plans in steps, a multiple of `action_repeat`.
+        n_candidates: plans that are drawn per iteration.
         n_iterations: times that the search distribution is refined.
-        initial_std: spread of the search at its start, for a Box: a number, or one per dimension. None: a quarter
-            of the bounds' width.
+        initial_std: spread of each search at its start, for the numbers of Boxes: one for all, or one for each.
+            None: a quarter of the bounds' width.
+        initial_share: the same for choices: the share of the probability that is spread evenly.
+        action_repeat: steps for which each decision is held.
+        refinement: climb from the best plan along the objective's gradient; for Boxes only.
         device: where plans and noise lie.
     """
+
+    n_kept = 0
+    """Elites that are kept from one step to the next."""
 
     def __init__(
         self,
@@ -67,33 +119,65 @@ class Planner(ABC):
         *,
         n_candidates: int,
         n_iterations: int,
-        initial_std: float | Float[Tensor, " A"] | None = None,
+        initial_std: float | Float[Tensor, " numbers"] | None = None,
+        initial_share: float = 0.5,
+        action_repeat: int = 1,
+        refinement: GradientRefinement | None = None,
         device: torch.device | str = torch.device("cpu"),
     ):
         check_space("action_space", action_space)
-        for name, value in (("horizon", horizon), ("n_candidates", n_candidates), ("n_iterations", n_iterations)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: got {value!r}, expected an integer of at least 1")
+        check_count("horizon", horizon)
+        check_count("n_candidates", n_candidates)
+        check_count("n_iterations", n_iterations)
+        check_count("action_repeat", action_repeat)
+        check_share("initial_share", initial_share)
+        if horizon % action_repeat:
+            raise ValueError(f"horizon: got {horizon}, expected a multiple of action_repeat={action_repeat}")
         self.action_space, self.horizon = action_space, horizon
         self.n_candidates, self.n_iterations = n_candidates, n_iterations
+        self.initial_share, self.action_repeat, self.refinement = initial_share, action_repeat, refinement
+        self.n_decisions = horizon // action_repeat
         self.device = torch.empty(0, device=device).device
-        self.initial_mean, self.initial_std = _initial_moments(action_space, initial_std, self.device)
+        self.space = SearchSpace(action_space, initial_std, self.device)
+        if refinement is not None and self.space.has_choices:
+            raise ValueError(
+                f"refinement: got one for {action_space}, expected None, as choices have no gradient to follow"
+            )
 
     def init(self, n_envs: int) -> PlannerState:
         """Knowing nothing: all actions alike."""
-        return PlannerState(repeat(self.initial_mean, "f -> v h f", v=n_envs, h=self.horizon))
+        check_count("n_envs", n_envs)
+        mean = repeat(self.space.initial_mean, "f -> v d f", v=n_envs, d=self.n_decisions)
+        return PlannerState(
+            mean,
+            elites=repeat(self.space.mode(mean), "v 1 d a -> v k d a", k=self.n_kept),
+            n_open=torch.full((n_envs,), self.n_decisions, device=self.device),
+        )
 
-    def shift(self, state: PlannerState, steps: int = 1) -> PlannerState:
-        """The state `steps` environment steps later: what was expected moves forward, the end is open again."""
-        steps = min(steps, self.horizon)
-        end = repeat(self.initial_mean, "f -> v h f", v=len(state.mean), h=steps)
-        return PlannerState(torch.cat([state.mean[:, steps:], end], dim=1))
+    def shift(self, state: PlannerState, steps: int | None = None) -> PlannerState:
+        """The state some environment steps later: what was expected moves forward, the end is open again.
+
+        Args:
+            state: of a plan.
+            steps: that were executed, a multiple of `action_repeat`; None: as many as that.
+        """
+        steps = self.action_repeat if steps is None else steps
+        if steps < 0 or steps % self.action_repeat:
+            raise ValueError(f"steps: got {steps}, expected a multiple of action_repeat={self.action_repeat}")
+        n = min(steps // self.action_repeat, self.n_decisions)
+        fresh = self.init(len(state))
+        return PlannerState(
+            mean=torch.cat([state.mean[:, n:], fresh.mean[:, :n]], dim=1),
+            elites=torch.cat([state.elites[:, :, n:], fresh.elites[:, :, :n]], dim=2),
+            n_open=(state.n_open + n).clamp_max(self.n_decisions),
+        )
 
     def reset(self, state: PlannerState, mask: Bool[Tensor, " V"]) -> PlannerState:
         """Forget, for the environments where `mask` is True, as their episode is another one now."""
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != state.mean.shape[:1]:
-            raise ValueError(f"mask: got {mask!r:.100}, expected a bool tensor of shape ({len(state.mean)},)")
-        return PlannerState(torch.where(rearrange(mask, "v -> v 1 1"), self.initial_mean, state.mean))
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != state.n_open.shape:
+            raise ValueError(f"mask: got {mask!r:.100}, expected a bool tensor of shape ({len(state)},)")
+        index = mask.nonzero().squeeze(-1)
+        return state.replaced(index, self.init(len(index))) if len(index) else state
 
     @torch.no_grad()
     def plan(
@@ -110,7 +194,7 @@ class Planner(ABC):
             objective: `(V, N, H, A)` candidates to `(V, N)` values, larger being better. Candidates whose value is
                 not finite are never chosen.
             state: from `init`, or that of the last plan after `shift` and `reset`.
-            proposals: plans to try beside those that are drawn.
+            proposals: plans to try beside those that are drawn, in every iteration.
             generator: source of the noise.
 
         Raises:
@@ -118,90 +202,43 @@ class Planner(ABC):
                 another planner, values of the wrong shape, or an environment none of whose candidates has a finite
                 value.
         """
-        n_envs, *rest = state.mean.shape
-        if rest != [self.horizon, len(self.initial_mean)]:
+        expected = (self.n_decisions, len(self.space.initial_mean))
+        if tuple(state.mean.shape[1:]) != expected:
             raise ValueError(
-                f"state: got a mean of shape {tuple(state.mean.shape)}, expected (V, {self.horizon}, "
-                f"{len(self.initial_mean)}) as from `init`"
+                f"state: got a mean of shape {tuple(state.mean.shape)}, expected (V, {expected[0]}, {expected[1]}) "
+                "as from `init`"
             )
         if proposals is not None:
-            proposals = self._check_proposals(proposals, n_envs)
-        return self.search(objective, state, self.draw_noise(n_envs, generator), proposals)
+            proposals = self._check_proposals(proposals, len(state))
+        objective = with_repeats(objective, self.action_repeat)
+        plan = self.search(objective, state, self.draw_noise(len(state), generator), proposals)
+        if self.refinement is not None:
+            actions, value = refine(objective, plan.actions, self.space, self.refinement)
+            plan = replace(plan, actions=actions, value=value)
+        return replace(plan, actions=repeat(plan.actions, "v d a -> v (d k) a", k=self.action_repeat))
 
     @abstractmethod
     def search(
         self,
         objective: Objective,
         state: PlannerState,
-        noise: Float[Tensor, "I V N H R"],
-        proposals: Num[Tensor, "V K H A"] | None = None,
+        noise: Float[Tensor, "I V N D A"],
+        proposals: Num[Tensor, "V K D A"] | None = None,
     ) -> Plan:
-        """Search with a given noise. Environments don't influence each other."""
+        """Search among sequences of decisions with a given noise. Environments don't influence each other."""
 
-    def draw_noise(self, n_envs: int, generator: torch.Generator | None = None) -> Float[Tensor, "I V N H R"]:
-        """All randomness of a search: standard normal for a Box, uniform for a Discrete."""
-        size = row_size(self.action_space)
-        shape = (self.n_iterations, n_envs, self.n_candidates, self.horizon, size)
-        draw = torch.randn if isinstance(self.action_space, Box) else torch.rand
-        return draw(shape, generator=generator, device=self.device)
+    def draw_noise(self, n_envs: int, generator: torch.Generator | None = None) -> Float[Tensor, "I V N D A"]:
+        """All randomness of a search: standard normal numbers."""
+        shape = (self.n_iterations, n_envs, self.n_candidates, self.n_decisions, self.space.row_size)
+        return torch.randn(shape, generator=generator, device=self.device)
 
-    def candidates(
-        self, mean: Float[Tensor, "V H F"], std: Float[Tensor, "V H F"], noise: Float[Tensor, "V N H R"]
-    ) -> Num[Tensor, "V N H A"]:
-        """Actions drawn from the search distribution: a Gaussian clipped to the bounds, or a categorical."""
-        mean, std = (rearrange(x, "v h f -> v 1 h f") for x in (mean, std))
-        if isinstance(self.action_space, Discrete):
-            edges = mean.cumsum(dim=-1)[..., :-1]
-            return (noise >= edges).sum(dim=-1, keepdim=True) + int(self.action_space.start)
-        assert isinstance(self.action_space, Box)
-        return (mean + std * noise).clamp(*bounds(self.action_space, self.device))
+    def start(self, state: PlannerState) -> tuple[Float[Tensor, "V D F"], Float[Tensor, "V D F"]]:
+        """Mean and std of the first draws."""
+        return self.space.spread(state.mean, self.initial_share), self.space.initial_std.expand_as(state.mean)
 
-    def mean_plan(self, mean: Float[Tensor, "V H F"]) -> Num[Tensor, "V 1 H A"]:
-        """The mean of the search distribution as a plan: its most probable actions, if they are Discrete."""
-        if isinstance(self.action_space, Discrete):
-            mean = mean.argmax(dim=-1, keepdim=True) + int(self.action_space.start)
-        return rearrange(mean, "v h a -> v 1 h a")
-
-    def _check_proposals(self, proposals: object, n_envs: int) -> Num[Tensor, "V K H A"]:
+    def _check_proposals(self, proposals: object, n_envs: int) -> Num[Tensor, "V K D A"]:
         n_plans = proposals.shape[1:2] if isinstance(proposals, Tensor) else ()
         leading = (n_envs, *n_plans, self.horizon)
         check_rows("proposals", proposals, self.action_space, leading=leading, device=self.device, contained=True)
         assert isinstance(proposals, Tensor)
-        if isinstance(self.action_space, Box):  # what is outside by rounding only is brought back
-            return proposals.clamp(*bounds(self.action_space, self.device))
-        return proposals
-
-
-def evaluate(objective: Objective, candidates: Num[Tensor, "V N H A"]) -> Float[Tensor, "V N"]:
-    """Values of candidates, −inf where they are not finite, so that these rank last."""
-    values = objective(candidates)
-    if values.shape != candidates.shape[:2]:
-        raise ValueError(
-            f"objective: got values of shape {tuple(values.shape)}, expected {tuple(candidates.shape[:2])}"
-        )
-    values = torch.where(values.isfinite(), values, -torch.inf)
-    hopeless = values.isinf().all(dim=1)
-    if bool(hopeless.any()):
-        environments = hopeless.nonzero().squeeze(-1).tolist()
-        raise ValueError(f"objective: got no finite value for any candidate of environments {environments}")
-    return values
-
-
-def _initial_moments(
-    space: Space[Any], initial_std: float | Tensor | None, device: torch.device
-) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
-    """Mean and std of the search before anything is known, in features."""
-    size = feature_size(space)
-    if isinstance(space, Discrete):
-        return torch.full((size,), 1 / size, device=device), torch.zeros(size, device=device)
-    assert isinstance(space, Box)
-    low, high = bounds(space, device)
-    bounded = low.isfinite() & high.isfinite()
-    if initial_std is None:
-        if not bool(bounded.all()):
-            raise ValueError(f"initial_std: got None, expected a number, because {space} is unbounded")
-        initial_std = high / 4 - low / 4
-    std = torch.as_tensor(initial_std, dtype=low.dtype, device=device).expand(size)
-    if not bool((std > 0).all()):
-        raise ValueError(f"initial_std: got {initial_std}, expected positive numbers")
-    return torch.where(bounded, low / 2 + high / 2, torch.zeros_like(low).clamp(low, high)), std
+        return self.space.clamp(proposals[:, :, :: self.action_repeat])

@@ -5,12 +5,12 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from layeredrl.planners.cem import CEM
-from tests.contracts.planner_contract import PlannerContract, Recorder
+from tests.contracts.planner_contract import ConvergingPlannerContract, Recorder
 
 BOX = Box(-10.0, 10.0, (2,))
 
 
-class TestCEMObeysTheContract(PlannerContract):
+class TestCEMObeysTheContract(ConvergingPlannerContract):
     def make(self, action_space, horizon=4, **settings):
         return CEM(action_space, **{"horizon": horizon, "n_candidates": 100, **settings})
 
@@ -28,7 +28,7 @@ def test_one_iteration_fits_mean_and_std_of_the_elites():
     first = objective.asked[0][0]
     elites = first[total(first[None])[0].argsort(descending=True)[:5]]
     mean = 0.8 * elites.mean(dim=0)
-    std = 0.8 * elites.std(dim=0, correction=0) + 0.2 * planner.initial_std
+    std = 0.8 * elites.std(dim=0, correction=0) + 0.2 * planner.space.initial_std
     torch.testing.assert_close(objective.asked[1][0, :-1], (mean + std * noise[1, 0]).clamp(-10, 10))
     torch.testing.assert_close(objective.asked[1][0, -1], mean)
 

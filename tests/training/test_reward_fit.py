@@ -135,9 +135,8 @@ def test_learned_rewards_serve_an_objective():
     plans, state = 2 * torch.rand(2, 4, 5, 1) - 1, make_batch(2).state
     generators = (torch.Generator().manual_seed(0) for _ in range(2))
     values = ModelObjective(dynamics, rewards)(state, generator=next(generators))(plans)
-    # The same by a function that is no model: the mean over the members of paired opinions.
-    everyone = rewards.paired()
-    loop = ModelObjective(
-        dynamics, lambda *rows: everyone(*(x if x is None else x[None] for x in rows)).mean(dim=0)
-    )
+    # The same by a function that is no model: the first axis runs over the members of the dynamics.
+    loop = ModelObjective(dynamics, lambda *rows: rewards.paired(torch.arange(2))(*rows))
     torch.testing.assert_close(values, loop(state, generator=next(generators))(plans))
+    averaged = ModelObjective(dynamics, rewards.forward)(state, generator=torch.Generator().manual_seed(0))(plans)
+    assert not torch.allclose(values, averaged)
