@@ -14,20 +14,26 @@ import tyro
 from torch import nn
 from tqdm import tqdm
 
+from experiments.planners import PlannerName, find_risk, make_planner
 from experiments.report import make_run_folder, write_report
 from experiments.tasks import find_task, make_env
 from layeredrl.agents.mpc_agent import MPCAgent
 from layeredrl.agents.random_agent import RandomAgent
 from layeredrl.data.replay_buffer import ReplayBuffer
+from layeredrl.envs.task import never
 from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
+from layeredrl.models.reward_model import RewardModel
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
-from layeredrl.planners.cem import CEM
 from layeredrl.planners.objective import ModelObjective
+from layeredrl.planners.terminal_value import TerminalValue
+from layeredrl.policies.scaled_value import ScaledValue
+from layeredrl.policies.trunks import MLP
 from layeredrl.training.checkpoint import save_checkpoint
 from layeredrl.training.collector import Collector, Episode
 from layeredrl.training.evaluation import evaluate, forecast
 from layeredrl.training.monitor import Monitor
 from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig
+from layeredrl.training.value_trainer import ValueTrainer, ValueTrainerConfig
 from layeredrl.types import Propagation
 
 # Evaluation starts are the same for every run, and none that training could have seen.
@@ -44,6 +50,8 @@ class Args:
     """Environment: one whose reward is known, or any with --task."""
     task: str | None = None
     """Your own reward and termination: `module:NAME` of a layeredrl.envs.tasks.Task."""
+    learn_reward: bool = False
+    """Learn rewards and ends from data, instead of using those of a task; for any environment."""
     seed: int = 0
     """Of environment, networks and planner."""
     name: str | None = None
@@ -70,16 +78,24 @@ class Args:
     propagation: Propagation = "ts_inf"
     """How particles move through members."""
     # With few data, an epoch has few steps.
-    trainer: TrainerConfig = field(default_factory=partial(TrainerConfig, max_epochs=400, patience=40))
+    trainer: TrainerConfig = field(
+        default_factory=partial(TrainerConfig, max_epochs=400, max_updates=3000, patience=40)
+    )
 
-    horizon: int = 25
-    """Length of a plan."""
-    n_candidates: int = 100
-    """Plans that CEM tries per iteration."""
+    planner: PlannerName = "icem"
+    """How to search for plans."""
+    horizon: int | None = None
+    """Length of a plan. Default: 15 with a terminal value, else 25."""
+    n_candidates: int = 80
+    """Plans that are tried per iteration."""
     n_iterations: int = 4
-    """Iterations of CEM per step."""
-    discount: float = 1.0
-    """Of rewards within a plan."""
+    """Iterations of the search per step."""
+    risk: str = "mean"
+    """What a plan is worth whose particles disagree: mean, worst_member or cvar:ALPHA."""
+    terminal_value: bool | None = None
+    """Whether to count what the last state of a plan is worth, by what planning earned from such states before.
+    Default: where an episode can end early, so that survival beyond the horizon matters."""
+    values: ValueTrainerConfig = field(default_factory=ValueTrainerConfig)
 
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to learn and plan."""
@@ -91,7 +107,7 @@ def main(args: Args) -> None:
     start = time.perf_counter()
 
     # Environment
-    task = find_task(args.env_id, args.task)
+    task = find_task(args.env_id, args.task, learn_reward=args.learn_reward)
     env = make_env(task, args.n_envs)
     state_space, action_space = env.single_observation_space, env.single_action_space
 
@@ -107,23 +123,47 @@ def main(args: Args) -> None:
         n_modes=args.n_modes,
         n_particles_per_model=args.n_particles,
         device=args.device,
+        hidden_states=task.hidden,
     )
     buffer = ReplayBuffer(state_space, None, action_space, capacity=args.steps + args.n_envs, device=args.device)
     trainer = EnsembleTrainer(model, args.trainer, progress=True)
+    reward_model = RewardModel(state_space, None, action_space, args.n_models, device=args.device)
+    reward_trainer = EnsembleTrainer(reward_model, args.trainer, progress=True)
+    value = ScaledValue(state_space, action_space, MLP(activation=nn.SiLU), device=args.device)
+    value_trainer = ValueTrainer(value, args.values, progress=True, generator=generator)
 
     # Agents
+    use_value = task.termination is not never if args.terminal_value is None else args.terminal_value
+    horizon = args.horizon or (15 if use_value else 25)
     random_agent = RandomAgent(action_space, generator=generator)
     objective = ModelObjective(
-        model, task.reward, task.termination, discount=args.discount, propagation=args.propagation
+        model,
+        reward_model if args.learn_reward else task.reward,
+        None if args.learn_reward else task.termination,
+        discount=args.values.discount,
+        propagation=args.propagation,
+        risk=find_risk(args.risk),
+        terminal_value=TerminalValue(value) if use_value else None,
     )
-    planner = CEM(
+    planner = make_planner(
+        args.planner,
         action_space,
-        args.horizon,
+        horizon,
         n_candidates=args.n_candidates,
         n_iterations=args.n_iterations,
         device=args.device,
     )
     planning_agent = MPCAgent(planner, objective, generator=generator)
+
+    def fit() -> None:
+        """Learn from everything so far; values, once there is any planning, from that alone."""
+        model.set_n_total_env_steps(collector.n_steps)
+        monitor.fit(trainer.fit(buffer), model, collector.n_steps)
+        if args.learn_reward:
+            monitor.fit(reward_trainer.fit(buffer), reward_model, collector.n_steps)
+        if use_value:
+            planned = buffer[args.random_steps :]
+            value_trainer.fit(planned if len(planned) else buffer[:])
 
     # Loop
     folder = make_run_folder(args.runs / args.env_id, args.name, args.seed)
@@ -137,19 +177,18 @@ def main(args: Args) -> None:
         with tqdm(total=args.steps, desc=args.env_id, unit="step") as bar:
             while collector.n_steps < args.steps:
                 if collector.n_steps >= next_fit:
-                    model.set_n_total_env_steps(collector.n_steps)
-                    monitor.fit(trainer.fit(buffer), model, collector.n_steps)
+                    fit()
                     next_fit += args.fit_every
                 is_random = collector.n_steps < args.random_steps
                 for episode in collector.step(random_agent if is_random else planning_agent):
                     training.append((collector.n_steps, episode))
-                    monitor.episode(episode, collector.n_steps, horizon=args.horizon, discount=args.discount)
+                    monitor.episode(episode, collector.n_steps, horizon=horizon, discount=args.values.discount)
                     if not is_random:
                         seen = forecast(model, episode, horizon=FORECAST_HORIZON)
                         monitor.forecast(seen, collector.n_steps)
                     bar.set_postfix_str(f"return {episode.return_:.1f}, length {len(episode)}")
                 bar.update(min(collector.n_steps, args.steps) - bar.n)
-            monitor.fit(trainer.fit(buffer), model, collector.n_steps)
+            fit()
         if args.eval_episodes:
             eval_env = make_env(task, args.eval_episodes)
             evaluation = evaluate(eval_env, planning_agent, seed=EVAL_SEED, progress=True, device=args.device)
@@ -159,7 +198,9 @@ def main(args: Args) -> None:
 
     # Report
     monitor.close()
-    save_checkpoint(folder / "checkpoint.pt", model, buffer)
+    save_checkpoint(
+        folder / "checkpoint.pt", model, buffer, reward_model=reward_model if args.learn_reward else None
+    )
     write_report(
         folder,
         args,

@@ -5,18 +5,30 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
+from torch import Tensor
 
 from layeredrl.envs.tasks import TASKS, Task
 
 
-def find_task(env_id: str, path: str | None) -> Task:
-    """The task at `path` (`module:NAME`) if there is one, else the known task of the environment."""
+def unknown(state: Tensor, context: Tensor | None, action: Tensor, next_state: Tensor) -> Tensor:
+    """In the place of a reward and a termination that are learned."""
+    raise NotImplementedError("this task has no known reward and termination")
+
+
+def find_task(env_id: str, path: str | None, *, learn_reward: bool = False) -> Task:
+    """The task at `path` (`module:NAME`) if there is one, else the known task of the environment.
+
+    An environment that nothing is known about will do where the reward is learned.
+    """
     if path is None:
+        if env_id not in TASKS and learn_reward:
+            return Task(env_id, unknown, unknown)
         if env_id not in TASKS:
             raise SystemExit(
                 f"--env-id: got {env_id}, but the reward is known for {', '.join(TASKS)} only.\n"
-                "For another environment, write its reward and termination as functions of a transition (see "
-                "layeredrl/envs/tasks.py), make a Task of them, and name it: --task my_module:MY_TASK"
+                "For another environment, learn it with --learn-reward. Or write its reward and termination as "
+                "functions of a transition (see layeredrl/envs/tasks.py), make a Task of them, and name it: --task "
+                "my_module:MY_TASK"
             )
         return TASKS[env_id]
     module, _, name = path.partition(":")

@@ -1,12 +1,14 @@
 """Model-predictive control: plan, execute the first actions, plan anew."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from layeredrl.agents.agent import Agent
+from layeredrl.planners.candidates import Objective
 from layeredrl.planners.objective import ModelObjective
 from layeredrl.planners.planner import Plan, Planner, PlannerState
 
@@ -16,6 +18,18 @@ Proposals = Callable[
 ]
 
 
+class StateObjective(Protocol):
+    """What makes the objective of plans that start in the given states, as `ModelObjective` does."""
+
+    def __call__(
+        self,
+        state: Float[Tensor, "V S"],
+        context: Num[Tensor, "V C"] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Objective: ...
+
+
 class MPCAgent(Agent):
     """Plans again and again, from where the last plan left off.
 
@@ -23,7 +37,7 @@ class MPCAgent(Agent):
 
     Args:
         planner: how to search.
-        objective: what a plan is worth.
+        objective: what a plan is worth: a `ModelObjective`, or anything that is called alike.
         proposals: plans to try beside those that are drawn, such as a policy's (`PolicyProposals`).
         replan_every: steps of a plan that are executed, a multiple of the planner's `action_repeat`. None: as many
             as that.
@@ -33,7 +47,7 @@ class MPCAgent(Agent):
     def __init__(
         self,
         planner: Planner,
-        objective: ModelObjective,
+        objective: StateObjective,
         *,
         proposals: Proposals | None = None,
         replan_every: int | None = None,
@@ -45,7 +59,7 @@ class MPCAgent(Agent):
                 f"replan_every: got {replan_every}, expected a multiple of action_repeat={planner.action_repeat} "
                 f"up to the horizon of {planner.horizon}"
             )
-        if objective.model.action_space != planner.action_space:
+        if isinstance(objective, ModelObjective) and objective.model.action_space != planner.action_space:
             raise ValueError(
                 f"planner: got one for {planner.action_space}, expected {objective.model.action_space}, as has the "
                 "objective's model"

@@ -41,7 +41,7 @@ class ICEM(Planner):
         *,
         n_candidates: int = 100,
         n_iterations: int = 3,
-        noise_beta: float = 2.0,
+        noise_beta: float = 1.0,
         population_decay: float = 1.25,
         elite_ratio: float = 0.1,
         keep_elite_ratio: float = 0.3,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from einops import rearrange
 from jaxtyping import Float, Num
 from torch import Tensor
@@ -26,6 +27,10 @@ class TerminalValue:
         self.model, self.role = model, role
 
     def __call__(self, state: Float[Tensor, "R S"], context: Num[Tensor, "R C"] | None) -> Float[Tensor, " R"]:
-        inputs = {"observations": state} if context is None else {"observations": state, "context": context}
+        """Values; NaN for states that aren't finite, as particles that have broken down are."""
+        finite = state.isfinite().all(dim=-1)
+        inputs = {"observations": torch.where(rearrange(finite, "r -> r 1"), state, 0.0)}
+        if context is not None:
+            inputs["context"] = context
         value, _ = self.model.act(inputs, role=self.role)
-        return rearrange(value, "r 1 -> r")
+        return torch.where(finite, rearrange(value, "r 1 -> r"), torch.nan)

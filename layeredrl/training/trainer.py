@@ -29,6 +29,8 @@ class TrainerConfig:
     """Transitions per member and step."""
     max_epochs: int = 200
     """Passes over each member's bootstrap, at most."""
+    max_updates: int | None = None
+    """Gradient steps, at most; the epoch in which they are reached is finished. None: any number."""
     patience: int = 20
     """A member is done when its held-out loss has not improved for so many epochs."""
     min_improvement: float = 0.01
@@ -39,8 +41,8 @@ class TrainerConfig:
     """Members that planners rely on: the best on held-out data. None: all."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_epochs", "patience", "max_grad_norm"):
-            if not getattr(self, name) > 0:
+        for name in ("batch_size", "max_epochs", "max_updates", "patience", "max_grad_norm"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive number")
 
 
@@ -116,7 +118,9 @@ class EnsembleTrainer:
         model.set_statistics(data[train])
         best = _BestWeights(model, model.get_member_scores(data[holdout]).loss, config)
         train_losses, holdout_losses = [], []
-        epochs = tqdm(range(config.max_epochs), desc="fit", unit="epoch", leave=False, disable=not self.progress)
+        epochs = tqdm(
+            range(self._n_epochs(counts)), desc="fit", unit="epoch", leave=False, disable=not self.progress
+        )
         try:
             for epoch in epochs:
                 train_losses.append(self._train_epoch(data, counts))
@@ -141,6 +145,15 @@ class EnsembleTrainer:
             n_train=len(train),
             n_holdout=int(buffer.is_holdout.sum()),
             seconds=time.perf_counter() - start,
+        )
+
+    def _n_epochs(self, counts: Int[Tensor, "B E"]) -> int:
+        """How many epochs both limits allow."""
+        if self.config.max_updates is None:
+            return self.config.max_epochs
+        longest = int(counts.sum(dim=0).max())
+        return min(
+            self.config.max_epochs, math.ceil(self.config.max_updates / math.ceil(longest / self.config.batch_size))
         )
 
     def _train_epoch(self, data: Batch, counts: Int[Tensor, "B E"]) -> Float[Tensor, " E"]:
