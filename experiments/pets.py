@@ -90,6 +90,8 @@ class Args:
     """Plans that are tried per iteration."""
     n_iterations: int = 4
     """Iterations of the search per step."""
+    refine_steps: int = 0
+    """Steps of gradient ascent from the best plan; for continuous actions."""
     risk: str = "mean"
     """What a plan is worth whose particles disagree: mean, worst_member or cvar:ALPHA."""
     terminal_value: bool | None = None
@@ -151,6 +153,7 @@ def main(args: Args) -> None:
         horizon,
         n_candidates=args.n_candidates,
         n_iterations=args.n_iterations,
+        refine_steps=args.refine_steps,
         device=args.device,
     )
     planning_agent = MPCAgent(planner, objective, generator=generator)

@@ -10,8 +10,9 @@ from layeredrl.planners import risk
 from layeredrl.planners.cem import CEM
 from layeredrl.planners.icem import ICEM
 from layeredrl.planners.mppi import MPPI
-from layeredrl.planners.planner import Planner
+from layeredrl.planners.planner import Planner, PlannerSettings
 from layeredrl.planners.random_shooting import RandomShooting
+from layeredrl.planners.refinement import GradientRefinement
 
 PlannerName = Literal["cem", "icem", "mppi", "random_shooting"]
 
@@ -23,15 +24,17 @@ def make_planner(
     *,
     n_candidates: int,
     n_iterations: int,
+    refine_steps: int = 0,
     device: torch.device | str = "cpu",
 ) -> Planner:
-    """A planner that tries about `n_candidates` · `n_iterations` plans."""
+    """A planner that tries about `n_candidates` · `n_iterations` plans, and refines the best by gradient steps."""
+    settings: PlannerSettings = {"device": device}
+    if refine_steps:
+        settings["refinement"] = GradientRefinement(n_steps=refine_steps)
     if name == "random_shooting":
-        return RandomShooting(action_space, horizon, n_candidates=n_candidates * n_iterations, device=device)
+        return RandomShooting(action_space, horizon, n_candidates=n_candidates * n_iterations, **settings)
     planners: dict[str, Callable[..., Planner]] = {"cem": CEM, "icem": ICEM, "mppi": MPPI}
-    return planners[name](
-        action_space, horizon, n_candidates=n_candidates, n_iterations=n_iterations, device=device
-    )
+    return planners[name](action_space, horizon, n_candidates=n_candidates, n_iterations=n_iterations, **settings)
 
 
 def find_risk(words: str) -> risk.Risk:

@@ -1,7 +1,7 @@
 """Model-predictive control: plan, execute the first actions, plan anew."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
@@ -18,6 +18,7 @@ Proposals = Callable[
 ]
 
 
+@runtime_checkable
 class StateObjective(Protocol):
     """What makes the objective of plans that start in the given states, as `ModelObjective` does."""
 

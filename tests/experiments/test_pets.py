@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 
 from experiments.pets import Args, main
+from experiments.planners import find_risk
 from experiments.tasks import make_env
 from layeredrl.envs.tasks import TASKS
 from layeredrl.training.collector import Collector
 from layeredrl.training.trainer import TrainerConfig
+from layeredrl.training.value_trainer import ValueTrainerConfig
 
 QUICK = {
     "steps": 80,
@@ -27,6 +29,7 @@ QUICK = {
     "name": "quick",
     "device": "cpu",
     "trainer": TrainerConfig(max_epochs=2),
+    "values": ValueTrainerConfig(n_steps=5),
 }
 
 
@@ -52,6 +55,33 @@ def test_a_run_leaves_result_picture_checkpoint_and_log(tmp_path, env_id, capsys
     assert checkpoint["buffer"]["n_added"] == 80
     assert list(folder.glob("events.out.tfevents.*"))
     assert "1000001" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"planner": "cem", "risk": "worst_member", "propagation": "expectation"},
+        {"planner": "mppi", "risk": "cvar:0.5", "n_envs": 2, "terminal_value": False},
+        {"planner": "random_shooting", "terminal_value": True, "refine_steps": 1},
+    ],
+    ids=lambda settings: settings["planner"],
+)
+def test_planners_and_risks_can_be_chosen(tmp_path, settings):
+    _, result = run(tmp_path, env_id="InvertedPendulum-v5", **settings)
+    assert result["arguments"]["planner"] == settings["planner"]
+    assert result["evaluation_return_mean"] > 0
+
+
+def test_rewards_and_ends_can_be_learned_in_an_environment_that_nothing_is_known_about(tmp_path):
+    folder, result = run(tmp_path, env_id="MountainCar-v0", learn_reward=True, eval_episodes=1)
+    assert result["evaluation_return_mean"] == -200
+    assert any("reward_model" in name for name in torch.load(folder / "checkpoint.pt", weights_only=True))
+
+
+@pytest.mark.parametrize("words", ["cvar", "cvar:0", "cvar:2", "cvar:x", "best"])
+def test_an_unknown_risk_is_named(words):
+    with pytest.raises(SystemExit, match=rf"--risk: got {words}: "):
+        find_risk(words)
 
 
 def test_the_seed_decides_the_result(tmp_path):
