@@ -66,13 +66,13 @@ def test_a_run_leaves_result_picture_checkpoint_and_log(tmp_path, env_id, capsys
     ],
     ids=lambda settings: settings["planner"],
 )
-def test_planners_and_risks_can_be_chosen(tmp_path, settings):
+def test_planners_and_risks_can_be_chosen(tmp_path, settings, unchecked):
     _, result = run(tmp_path, env_id="InvertedPendulum-v5", **settings)
     assert result["arguments"]["planner"] == settings["planner"]
     assert result["evaluation_return_mean"] > 0
 
 
-def test_rewards_and_ends_can_be_learned_in_an_environment_that_nothing_is_known_about(tmp_path):
+def test_rewards_and_ends_can_be_learned_in_an_environment_that_nothing_is_known_about(tmp_path, unchecked):
     folder, result = run(tmp_path, env_id="MountainCar-v0", learn_reward=True, eval_episodes=1)
     assert result["evaluation_return_mean"] == -200
     assert any("reward_model" in name for name in torch.load(folder / "checkpoint.pt", weights_only=True))
@@ -84,7 +84,7 @@ def test_an_unknown_risk_is_named(words):
         find_risk(words)
 
 
-def test_the_seed_decides_the_result(tmp_path):
+def test_the_seed_decides_the_result(tmp_path, unchecked):
     settings = {"env_id": "InvertedPendulum-v5", "eval_episodes": 1}
     first, second = (run(tmp_path / str(i), seed=3, **settings)[1] for i in range(2))
     other = run(tmp_path / "other", seed=4, **settings)[1]
