@@ -65,8 +65,9 @@ class Members(nn.Module):
         self.context_space, self.action_space = context_space, action_space
         spaces = (state_space, context_space, action_space)
         self.sizes = [feature_size(space) for space in spaces]
-        if not all(0 <= index < self.sizes[0] for index in hidden_states):
-            raise ValueError(f"hidden_states: got {hidden_states}, expected indices in 0 … {self.sizes[0] - 1}")
+        unknown = [index for index in hidden_states if index not in range(self.sizes[0])]
+        if unknown:
+            raise ValueError(f"hidden_states: got {unknown}, expected indices in 0 … {self.sizes[0] - 1}")
         # Set by the constructor: not part of what was learned.
         self.register_buffer("_hidden", torch.tensor(list(hidden_states), dtype=torch.long), persistent=False)
         nets = [partial_net(*spaces, n_modes) for _ in range(n_models)]

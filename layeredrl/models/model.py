@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
+from gymnasium.spaces import Space
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
@@ -26,8 +27,14 @@ class Model(ABC, nn.Module):
         n_models: members E of an ensemble.
         n_particles_per_model: particles P per member in a rollout.
         device: where parameters and inputs lie.
+
+    Attributes:
+        state_space, context_space, action_space: whose rows it reads; None means no context. Subclasses set them.
     """
 
+    state_space: Space[Any]
+    context_space: Space[Any] | None
+    action_space: Space[Any]
     n_total_env_steps: Tensor
     optimizer: torch.optim.Optimizer | None = None
 
@@ -130,11 +137,12 @@ class Model(ABC, nn.Module):
             members=members,
             generator=generator,
         )
-        for t in range(actions.shape[1]):
-            steps = rollout.state[..., t, :], rollout.state[..., t + 1, :], rollout.step_mean[..., t, :]
-            moments = (*steps, rollout.step_var[..., t, :])
-            state, next_state, mean, var = (rearrange(x, "b e p s -> e p b s") for x in moments)
-            yield ModelStep(state, next_state, mean, var, rearrange(rollout.term_prob[..., t], "b e p -> e p b"))
+        n_particles = rollout.step_mean.shape[2]  # 1 where all particles of a member coincide
+        states = rearrange(rollout.state[:, :, :n_particles], "b e p t s -> t e p b s")
+        means, variances = (rearrange(x, "b e p h s -> h e p b s") for x in (rollout.step_mean, rollout.step_var))
+        term_probs = rearrange(rollout.term_prob[:, :, :n_particles], "b e p h -> h e p b")
+        for step in zip(states[:-1], states[1:], means, variances, term_probs, strict=True):
+            yield ModelStep(*step)
 
     @abstractmethod
     def get_log_prob(

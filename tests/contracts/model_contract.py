@@ -3,11 +3,12 @@
 import copy
 from abc import ABC, abstractmethod
 
+import pytest
 import torch
 
 from layeredrl.models.model import Model
 from layeredrl.models.propagation import SCHEMES
-from layeredrl.types import Batch
+from layeredrl.types import Batch, ModelStep, Rollout
 from tests.models.ensembles import draw
 
 
@@ -18,6 +19,10 @@ class ModelContract(ABC):
 
     def query(self, model: Model, n: int) -> tuple:
         return tuple(draw(space, n) for space in (model.state_space, model.context_space, model.action_space))
+
+    def start(self, model: Model, n: int, horizon: int) -> tuple:
+        state, context, _ = self.query(model, n)
+        return state, context, draw(model.action_space, n, horizon)
 
     def batch(self, model: Model, n: int) -> Batch:
         state, context, action = self.query(model, n)
@@ -42,6 +47,43 @@ class ModelContract(ABC):
             assert rollout.state_mean.shape == rollout.state_var.shape == (6, e, 5, s)
             assert rollout.state_epistemic_var.shape == rollout.state_aleatoric_var.shape == (6, 5, s)
             assert torch.equal(rollout.state[..., 0, :], state[:, None, None].expand(6, e, p, s))
+
+    @pytest.mark.parametrize("deterministic", [False, True], ids=["drawn", "mean"])
+    @pytest.mark.parametrize("propagation", SCHEMES)
+    def test_unroll_yields_the_steps_of_rollout(self, propagation, deterministic):
+        model = self.make()
+        inputs, members = self.start(model, 5, horizon=3), torch.tensor([model.n_models - 1])
+        for more in ({}, {"members": members}):
+            rollout, steps = (
+                roll(
+                    *inputs,
+                    deterministic,
+                    propagation=propagation,
+                    generator=torch.Generator().manual_seed(3),
+                    **more,
+                )
+                for roll in (model.rollout, model.unroll)
+            )
+            assert_steps_are_those_of(rollout, list(steps))
+
+    @pytest.mark.parametrize("propagation", SCHEMES)
+    def test_rows_that_are_read_at_a_time_make_no_difference(self, propagation):
+        model = self.make()
+        inputs = self.start(model, 6, horizon=3)
+        whole, *others = (
+            list(
+                model.unroll(
+                    *inputs,
+                    propagation=propagation,
+                    max_rows=max_rows,
+                    generator=torch.Generator().manual_seed(3),
+                )
+            )
+            for max_rows in (None, 1, 7, 1000)
+        )
+        for steps in others:
+            for step, expected in zip(steps, whole, strict=True):
+                torch.testing.assert_close(tuple(step), tuple(expected), rtol=1e-4, atol=1e-4)
 
     def test_weights_and_probabilities_are_such(self):
         model = self.make()
@@ -100,3 +142,21 @@ class ModelContract(ABC):
         model = self.make()
         model.loss(self.batch(model, 30)).backward()
         assert all(parameter.grad is not None for parameter in model.get_parameters())
+
+
+def assert_steps_are_those_of(rollout: Rollout, steps: list[ModelStep]) -> None:
+    """P is 1 in the steps where all particles of a member coincide."""
+    horizon = rollout.term_prob.shape[-1]
+    assert len(steps) == horizon
+    for t, step in enumerate(steps):
+        recorded = (
+            rollout.state[..., t, :],
+            rollout.state[..., t + 1, :],
+            rollout.step_mean[..., t, :],
+            rollout.step_var[..., t, :],
+            rollout.term_prob[..., t],
+        )
+        n_particles = rollout.step_mean.shape[2]
+        for name, got, expected in zip(step._fields, step, recorded, strict=True):
+            assert got.shape[1] == n_particles, name
+            assert torch.equal(got.movedim(2, 0).expand_as(expected), expected), name

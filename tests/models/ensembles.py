@@ -66,10 +66,12 @@ class Fixed(nn.Module):
         return (mean, self.std.expand_as(mean)), weights, self.term_prob.expand_as(state[..., 0])
 
 
-def make_fixed(*members: dict, **settings) -> ProbabilisticEnsemble:
+def make_fixed(
+    *members: dict, context_space: Space | None = None, action_space: Space = ACTION, **settings
+) -> ProbabilisticEnsemble:
     """An ensemble of `Fixed` members."""
     settings = {"n_modes": 1, "normalize_targets": False, "normalize_inputs": False, **settings}
     remaining = iter(members)
     return ProbabilisticEnsemble(
-        STATE, None, ACTION, lambda *_: Fixed(**next(remaining)), n_models=len(members), **settings
+        STATE, context_space, action_space, lambda *_: Fixed(**next(remaining)), n_models=len(members), **settings
     )

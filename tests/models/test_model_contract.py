@@ -6,6 +6,7 @@ from torch import nn
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
 from tests.contracts.model_contract import ModelContract
 from tests.models.ensembles import CONTEXT, DISCRETE, NESTED, make_ensemble
+from tests.models.rollout_only import RolloutOnly
 
 
 class TestPlainEnsemble(ModelContract):
@@ -49,3 +50,12 @@ class NormalizedNet(nn.Module):
 class TestVmappedEnsemble(ModelContract):
     def make(self):
         return make_ensemble(net=NormalizedNet, n_models=3, n_particles_per_model=2, create_optimizer=True)
+
+
+class TestModelWithNothingButWhatIsAbstract(ModelContract):
+    def make(self):
+        return RolloutOnly(
+            make_ensemble(
+                n_models=2, n_modes=2, n_particles_per_model=2, context_space=CONTEXT, create_optimizer=True
+            )
+        )
