@@ -113,22 +113,23 @@ class ModelObjective:
     ) -> Particles:
         """Discounted sum of each particle's rewards, each weighted by the probability to be alive."""
         reward_function = self._reward_function(members)
-        total, alive, discount = torch.zeros(()), torch.ones(()), 1.0
+        total, alive = torch.zeros((), device=actions.device), torch.ones((), device=actions.device)
+        discount = 1.0
         for action, step in zip(actions.unbind(dim=1), steps, strict=True):
             transition = (step.state, context, action, step.next_state)
             reward = _per_particle("reward", reward_function(*transition), step)
             ended = step.term_prob
             if self.termination is not None:
-                ended = _per_particle("termination", self.termination(*transition), step).to(reward.dtype)
+                ended = _per_particle("termination", self.termination(*transition), step)
             if self.ending == "hard":
-                ended = (ended > 0.5).to(reward.dtype)
+                ended = ended.round()  # one half goes to zero, and NaN stays
             for term in self.terms:
                 reward, ended = term(step, action, reward, ended)
-            total = total + _counted(alive, discount * reward)
-            alive = alive * (1 - ended)
+            total = total + _if_alive(alive, discount * reward)
+            alive = _if_alive(alive, 1 - ended)
             discount *= self.discount
         if self.terminal_value is not None:
-            total = total + _counted(alive, discount * self._value(step.next_state, context))
+            total = total + _if_alive(alive, discount * self._value(step.next_state, context))
         return total
 
     def _reward_function(self, members: Int[Tensor, " members"] | None) -> RewardFunction:
@@ -146,15 +147,17 @@ class ModelObjective:
         leading = state.shape[:2]
         contexts = None if context is None else repeat(context, "b c -> (e p b) c", e=leading[0], p=leading[1])
         value = self.terminal_value(rearrange(state, "e p b s -> (e p b) s"), contexts)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"terminal_value: got a {type(value).__name__}, expected a Tensor of one value per state")
         expected = (state[..., 0].numel(),)
         if value.shape != expected:
             raise ValueError(f"terminal_value: got shape {tuple(value.shape)}, expected {expected}, one per state")
         return value.reshape(state.shape[:-1])
 
 
-def _counted(alive: Tensor, reward: Tensor) -> Tensor:
-    """Rewards times the probability to be alive. After a certain end they may be infinite, and don't count."""
-    return torch.where(alive > 0, alive * reward, 0.0)
+def _if_alive(alive: Tensor, value: Tensor) -> Tensor:
+    """Values times the probability to be alive. After a certain end they don't count, even infinite ones or NaN."""
+    return alive * torch.where(alive == 0, 0.0, value)
 
 
 def _per_particle(name: str, value: object, step: ModelStep) -> Tensor:
@@ -170,4 +173,4 @@ def _per_particle(name: str, value: object, step: ModelStep) -> Tensor:
             f"{name}: got values of shape {tuple(value.shape)}, expected what broadcasts to {tuple(shape)}: "
             "one value per transition"
         )
-    return value.expand(shape)
+    return value.expand(shape).to(step.term_prob.dtype)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Num
 from torch import Tensor
 
@@ -27,10 +26,12 @@ class TerminalValue:
         self.model, self.role = model, role
 
     def __call__(self, state: Float[Tensor, "R S"], context: Num[Tensor, "R C"] | None) -> Float[Tensor, " R"]:
-        """Values; NaN for states that aren't finite, as particles that have broken down are."""
-        finite = state.isfinite().all(dim=-1)
-        inputs = {"observations": torch.where(rearrange(finite, "r -> r 1"), state, 0.0)}
-        if context is not None:
-            inputs["context"] = context
-        value, _ = self.model.act(inputs, role=self.role)
-        return torch.where(finite, rearrange(value, "r 1 -> r"), torch.nan)
+        """Values; NaN for states that aren't finite, as those of particles that have broken down."""
+        inputs = {"observations": state} if context is None else {"observations": state, "context": context}
+        # Not `act`, which refuses NaN: a plan may lead anywhere, and then it has no value.
+        value, _ = self.model.compute(inputs, role=self.role)
+        if value.shape != (len(state), 1):
+            raise ValueError(
+                f"model: got values of shape {tuple(value.shape)}, expected ({len(state)}, 1), one per state"
+            )
+        return torch.where(state.isfinite().all(dim=-1), value.squeeze(-1), torch.nan)

@@ -8,6 +8,7 @@ by opinion alone. With `propagation="expectation"`, all members stand at the sam
 the other schemes, their paths have drifted apart by then, and that counts too.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -93,8 +94,10 @@ class DisagreementBonus:
     def __call__(
         self, step: ModelStep, action: Num[Tensor, "B A"], reward: Particles, ended: Particles
     ) -> tuple[Particles, Particles]:
-        epistemic_var = _in_units(step.mean, self.scale).var(dim=0, correction=0).sum(dim=-1)
-        return reward + self.weight * epistemic_var.sqrt(), ended
+        mean = _in_units(step.mean, self.scale)
+        # A norm, because the square root of a variance has no gradient where members agree.
+        deviation = torch.linalg.vector_norm(mean - mean.mean(dim=0), dim=(0, -1)) / math.sqrt(len(mean))
+        return reward + self.weight * deviation, ended
 
 
 def _in_units(value: Float[Tensor, "*batch S"], scale: Float[Tensor, " S"] | None) -> Float[Tensor, "*batch S"]:

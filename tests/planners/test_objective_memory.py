@@ -1,0 +1,61 @@
+"""Valuing plans takes memory for a single step, however long the plans are."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
+from layeredrl.planners.objective import ModelObjective
+from layeredrl.planners.risk import CVaR
+from layeredrl.planners.terms import ActionCost, DisagreementBonus, MOPOPenalty, MORELHalt
+from tests.live_bytes import LiveBytes
+from tests.models.ensembles import ACTION, NESTED, draw, make_ensemble
+from tests.models.rollout_only import RolloutOnly
+from tests.planners.small_task import may_fall
+
+N = 40
+# As wide as nets are, so that a step takes more than the checks of the plans.
+NET = partial(ProbFCDynamics, hidden_sizes=(128, 128))
+TERMS = [ActionCost(0.1), MOPOPenalty(0.1), MORELHalt(5.0, 1.0), DisagreementBonus(0.1)]
+SPACES = {"plain": (None, ACTION), "nested": (NESTED, NESTED)}
+
+
+@torch.no_grad()
+def peak(horizon, *, spaces=(None, ACTION), wrap=lambda model: model, **settings):
+    """Bytes that live at once at most, beside the plans."""
+    torch.manual_seed(0)
+    model = make_ensemble(
+        context_space=spaces[0], action_space=spaces[1], net=NET, n_models=3, n_particles_per_model=4
+    )
+    state, context = draw(model.state_space, 2), draw(model.context_space, 2)
+    plans = draw(model.action_space, 2, N, horizon)
+    objective = ModelObjective(wrap(model), lambda s, c, a, n: n.sum(dim=-1), **settings)(state, context)
+    with LiveBytes() as memory:
+        objective(plans)
+    return memory.peak
+
+
+@pytest.mark.parametrize("spaces", SPACES.values(), ids=SPACES.keys())
+@pytest.mark.parametrize("propagation", ["ts_inf", "ts1", "moment_matching", "expectation"])
+def test_ten_times_the_horizon_takes_no_more_memory(propagation, spaces):
+    settings = {"propagation": propagation, "spaces": spaces}
+    assert peak(50, **settings) == pytest.approx(peak(5, **settings), rel=0.03)
+
+
+def test_nor_do_terms_ends_and_values():
+    settings = {"terms": TERMS, "termination": may_fall, "risk": CVaR(0.3), "terminal_value": lambda s, c: s[:, 0]}
+    assert peak(50, **settings) == pytest.approx(peak(5, **settings), rel=0.03)
+
+
+def test_a_model_that_only_rolls_out_keeps_all_steps():
+    """So that the tests above could fail."""
+    assert peak(50, wrap=RolloutOnly) > 2 * peak(5, wrap=RolloutOnly)
+
+
+@pytest.mark.parametrize("spaces", SPACES.values(), ids=SPACES.keys())
+def test_fewer_rows_at_a_time_take_less_memory(spaces):
+    """The states of all particles remain; what the networks need beside them shrinks."""
+    whole, half, few = (peak(5, spaces=spaces, max_rows=max_rows) for max_rows in (None, 2 * N * 2, 10))
+    assert half < 0.6 * whole
+    assert few < 0.4 * half
