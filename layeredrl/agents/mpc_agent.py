@@ -55,7 +55,8 @@ class MPCAgent(Agent):
         generator: torch.Generator | None = None,
     ):
         replan_every = planner.action_repeat if replan_every is None else replan_every
-        if not 1 <= replan_every <= planner.horizon or replan_every % planner.action_repeat:
+        is_count = isinstance(replan_every, int) and 1 <= replan_every <= planner.horizon
+        if not is_count or replan_every % planner.action_repeat:
             raise ValueError(
                 f"replan_every: got {replan_every}, expected a multiple of action_repeat={planner.action_repeat} "
                 f"up to the horizon of {planner.horizon}"

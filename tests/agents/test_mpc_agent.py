@@ -1,4 +1,4 @@
-"""MPCAgent: one plan per step and environment, from where the last one left off."""
+"""MPCAgent: a plan for each environment, from where the last one left off."""
 
 import pytest
 import torch
@@ -8,7 +8,10 @@ from layeredrl.agents.mpc_agent import MPCAgent
 from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
 from layeredrl.planners.cem import CEM
+from layeredrl.planners.icem import ICEM
+from layeredrl.planners.mppi import MPPI
 from layeredrl.planners.objective import ModelObjective
+from layeredrl.planners.random_shooting import RandomShooting
 
 STATE = Box(-torch.inf, torch.inf, (2,))
 BOX = Box(-1.0, 1.0, (1,))
@@ -90,14 +93,36 @@ def test_the_next_search_starts_from_the_shifted_mean():
     assert torch.equal(agent.act(state)[0], next_plan.actions[:, 0])
 
 
-def test_masked_reset_forgets_some_environments_only():
-    agent = make_agent()
+@pytest.mark.parametrize("kind", [RandomShooting, CEM, ICEM, MPPI])
+def test_masked_reset_forgets_some_environments_only(kind):
+    agent = MPCAgent(kind(BOX, 3), ModelObjective(make_model(), follow_state, at_once))
     agent.act(torch.tensor([[0.9, 0.0], [0.9, 0.0], [0.9, 0.0]]))
-    before = agent.state.mean.clone()
+    before, fresh = agent.state, agent.planner.init(1)
     agent.reset(torch.tensor([False, True, False]))
-    assert torch.equal(agent.state.mean[[0, 2]], before[[0, 2]])
-    assert torch.equal(agent.state.mean[1:2], agent.planner.init(1).mean)
-    assert not torch.equal(before[1:2], agent.planner.init(1).mean)
+    for name in ("mean", "elites", "n_open"):
+        old, now, initial = (getattr(state, name) for state in (before, agent.state, fresh))
+        assert torch.equal(now[[0, 2]], old[[0, 2]])
+        assert torch.equal(now[1:2], initial)
+        assert name == "elites" or not torch.equal(old[1:2], initial)
+
+
+def test_the_elites_of_an_episode_that_is_over_are_not_tried_again():
+    class Recorded(ModelObjective):
+        def __call__(self, *args, **more):
+            values, self.asked = super().__call__(*args, **more), []
+            return lambda plans: (self.asked.append(plans), values(plans))[1]
+
+    planner = ICEM(BOX, 3, n_candidates=30, keep_elite_ratio=1.0)
+    agent = MPCAgent(planner, Recorded(make_model(), follow_state, at_once))
+    agent.act(torch.zeros(2, 2))
+    elites = agent.state.elites[:, :, :2]
+    agent.reset(torch.tensor([False, True]))
+    agent.act(torch.zeros(2, 2))
+    tried = agent.objective.asked[0][:, :, :2]
+    again = [
+        (elites[v][:, None] == tried[v][None]).all(dim=(2, 3)).any(dim=1).float().mean().item() for v in (0, 1)
+    ]
+    assert again == [1.0, 0.0]
 
 
 def test_resetting_an_agent_that_has_not_acted_does_nothing():
@@ -116,6 +141,30 @@ def test_another_number_of_environments_needs_a_reset():
     assert torch.equal(agent.state.mean, before)
     agent.reset()
     assert agent.act(torch.zeros(3, 2))[0].shape == (3, 1)
+
+
+def test_a_mask_of_another_size_is_refused():
+    agent = make_agent()
+    agent.act(torch.zeros(2, 2))
+    with pytest.raises(ValueError, match=r"mask: got .*, expected a bool tensor of shape \(2,\)"):
+        agent.reset(torch.tensor([True, False, True]))
+
+
+@pytest.mark.parametrize(
+    ("model_space", "planner_space"),
+    [
+        (BOX, DISCRETE),
+        (DISCRETE, BOX),
+        (BOX, Box(-1.0, 2.0, (1,))),
+        (DISCRETE, Discrete(3)),
+        (BOX, Box(-1, 1, (2,))),
+    ],
+    ids=str,
+)
+def test_a_planner_for_other_actions_than_the_models_is_refused(model_space, planner_space):
+    objective = ModelObjective(make_model(model_space), follow_state)
+    with pytest.raises(ValueError, match=r"planner: got one for .*, expected .*, as has the objective's model"):
+        MPCAgent(CEM(planner_space, 3), objective)
 
 
 @pytest.mark.parametrize("acted_before", [False, True])
