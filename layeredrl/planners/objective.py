@@ -148,7 +148,9 @@ class ModelObjective:
         contexts = None if context is None else repeat(context, "b c -> (e p b) c", e=leading[0], p=leading[1])
         value = self.terminal_value(rearrange(state, "e p b s -> (e p b) s"), contexts)
         if not isinstance(value, Tensor):
-            raise TypeError(f"terminal_value: got a {type(value).__name__}, expected a Tensor of one value per state")
+            raise TypeError(
+                f"terminal_value: got a {type(value).__name__}, expected a Tensor of one value per state"
+            )
         expected = (state[..., 0].numel(),)
         if value.shape != expected:
             raise ValueError(f"terminal_value: got shape {tuple(value.shape)}, expected {expected}, one per state")

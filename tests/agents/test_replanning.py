@@ -107,15 +107,16 @@ def test_figures_are_those_of_the_plan_that_is_executed():
 
 def test_searches_start_from_what_is_left_of_the_last_plan():
     agent = make_agent(replan_every=2)
-    run(agent, 3, n_envs=2, resets={1: [1]})
-    first, of_the_new, later = agent.planner.states
+    run(agent, 4, n_envs=2, resets={1: [1]})
+    first, of_the_new, of_the_old, of_the_new_later = agent.planner.states
     fresh = agent.planner.init(1)
     assert torch.equal(first.mean, agent.planner.init(2).mean)
     assert torch.equal(of_the_new.mean, fresh.mean)
     assert of_the_new.n_open.tolist() == [H]
-    torch.testing.assert_close(later.mean[0, :4, 0], torch.tensor([1.2, 1.3, 1.4, 1.5]))
-    assert torch.equal(later.mean[:, 4:], fresh.mean[:, 4:])
-    assert later.n_open.tolist() == [2]
+    for state, left in ((of_the_old, [1.2, 1.3, 1.4, 1.5]), (of_the_new_later, [2.2, 2.3, 2.4, 2.5])):
+        torch.testing.assert_close(state.mean[0, :4, 0], torch.tensor(left))
+        assert torch.equal(state.mean[:, 4:], fresh.mean[:, 4:])
+        assert state.n_open.tolist() == [2]
 
 
 def test_a_reset_between_due_steps_leaves_the_others_plans_alone():
