@@ -137,6 +137,8 @@ def main(args: Args) -> None:
     # Agents
     use_value = task.termination is not never if args.terminal_value is None else args.terminal_value
     horizon = args.horizon or (15 if use_value else 25)
+    # Steps whose rewards a plan's value counts: with a terminal value all, 95 % of whose weight lies in so many.
+    n_counted = round(3 / (1 - args.values.discount)) if use_value else horizon
     random_agent = RandomAgent(action_space, generator=generator)
     objective = ModelObjective(
         model,
@@ -166,7 +168,8 @@ def main(args: Args) -> None:
             monitor.fit(reward_trainer.fit(buffer), reward_model, collector.n_steps)
         if use_value:
             planned = buffer[args.random_steps :]
-            value_trainer.fit(planned if len(planned) else buffer[:])
+            values = value_trainer.fit(planned if len(planned) else buffer[:])
+            monitor.values(values, collector.n_steps)
 
     # Loop
     folder = make_run_folder(args.runs / args.env_id, args.name, args.seed)
@@ -185,7 +188,7 @@ def main(args: Args) -> None:
                 is_random = collector.n_steps < args.random_steps
                 for episode in collector.step(random_agent if is_random else planning_agent):
                     training.append((collector.n_steps, episode))
-                    monitor.episode(episode, collector.n_steps, horizon=horizon, discount=args.values.discount)
+                    monitor.episode(episode, collector.n_steps, horizon=n_counted, discount=args.values.discount)
                     if not is_random:
                         seen = forecast(model, episode, horizon=FORECAST_HORIZON)
                         monitor.forecast(seen, collector.n_steps)

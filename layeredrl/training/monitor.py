@@ -14,6 +14,7 @@ from layeredrl.models.reward_model import RewardModel
 from layeredrl.training.collector import Episode
 from layeredrl.training.evaluation import Forecast
 from layeredrl.training.trainer import TrainReport
+from layeredrl.training.value_trainer import ValueReport
 
 
 class Monitor:
@@ -46,6 +47,11 @@ class Monitor:
         self._scalar(f"fit/{prefix}epochs", len(report.train_loss), step)
         self._scalar(f"fit/{prefix}transitions", report.n_train, step)
         self._scalar(f"time/{prefix}fit_seconds", report.seconds, step)
+
+    def values(self, report: ValueReport, step: int) -> None:
+        """How far the values of states are from being consistent."""
+        self._scalar("value/td_error", report.td_error, step)
+        self._scalar("time/value_fit_seconds", report.seconds, step)
 
     def episode(self, episode: Episode, step: int, *, horizon: int, discount: float = 1.0) -> None:
         """Return and length; if the agent planned, what it expected of `horizon` steps against what it got."""

@@ -11,6 +11,7 @@ from layeredrl.training.collector import Episode
 from layeredrl.training.evaluation import forecast
 from layeredrl.training.monitor import Monitor, realised_returns
 from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig
+from layeredrl.training.value_trainer import ValueReport
 from tests.training.linear_system import make_batch, make_buffer, make_model, make_reward_model
 
 
@@ -84,6 +85,13 @@ def test_the_fit_of_a_reward_model_stands_beside_that_of_the_dynamics(tmp_path):
     for tag, value in expected.items():
         assert written[tag] == [(200, pytest.approx(float(value)))], tag
     assert written["holdout_nll/member_1"] == [(200, pytest.approx(float(reports[0].holdout.nll[1])))]
+
+
+def test_a_fit_of_values_writes_how_consistent_they_are(tmp_path):
+    monitor = Monitor(tmp_path)
+    monitor.values(ValueReport(td_error=0.25, seconds=1.5), 40)
+    monitor.close()
+    assert scalars(tmp_path) == {"value/td_error": [(40, 0.25)], "time/value_fit_seconds": [(40, 1.5)]}
 
 
 def test_an_episode_writes_return_and_length(tmp_path):
