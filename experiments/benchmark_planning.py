@@ -10,13 +10,16 @@ from gymnasium.spaces import Box
 from torch import nn
 
 from experiments.measuring import Row, medians
+from experiments.pets import HORIZON
 from experiments.pets import Args as PetsArgs
+from experiments.planners import make_planner
 from layeredrl.agents.mpc_agent import MPCAgent
 from layeredrl.envs.tasks import TASKS
 from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
 from layeredrl.planners.cem import CEM
 from layeredrl.planners.objective import ModelObjective
+from layeredrl.planners.planner import Planner
 from layeredrl.planners.search_space import Sampling
 
 N_ENVS = (1, 2, 4, 8, 16, 32, 64)
@@ -37,8 +40,8 @@ class Planning:
     hidden_sizes: tuple[int, ...]
     sampling: Sampling = "clipped"
 
-    def agent(self) -> MPCAgent:
-        """Plans with a model that has learned nothing, which takes no less time."""
+    def agent(self, planner: Planner | None = None) -> MPCAgent:
+        """Plans, by CEM unless told otherwise, with a model that has learned nothing, which takes no less time."""
         task = TASKS[self.env_id]
         model = ProbabilisticEnsemble(
             self.state_space,
@@ -48,14 +51,14 @@ class Planning:
             n_models=self.n_models,
             n_particles_per_model=self.n_particles,
         )
-        planner = CEM(
+        cem = CEM(
             self.action_space,
             self.horizon,
             n_candidates=self.n_candidates,
             n_iterations=self.n_iterations,
             sampling=self.sampling,
         )
-        return MPCAgent(planner, ModelObjective(model, task.reward, task.termination))
+        return MPCAgent(planner or cem, ModelObjective(model, task.reward, task.termination))
 
 
 PENDULUM = partial(Planning, "Pendulum-v1", Box(-8.0, 8.0, (3,)), Box(-2.0, 2.0, (1,)))
@@ -71,11 +74,18 @@ def measure_pendulum(repeats: int) -> list[Row]:
         n_models=args.n_models,
         n_particles=args.n_particles,
         n_candidates=args.n_candidates,
-        horizon=args.horizon,
+        horizon=HORIZON,
         n_iterations=args.n_iterations,
         hidden_sizes=args.hidden_sizes,
     )
-    agent = planning.agent()
+    planner = make_planner(
+        args.planner,
+        planning.action_space,
+        planning.horizon,
+        n_candidates=planning.n_candidates,
+        n_iterations=planning.n_iterations,
+    )
+    agent = planning.agent(planner)
     (ours,) = medians(10 * repeats, lambda: agent.act(torch.zeros(1, 3)))
     return [Row("plan, Pendulum defaults", ours, "the bar", 0.1)]
 

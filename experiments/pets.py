@@ -38,6 +38,8 @@ from layeredrl.types import Propagation
 
 # Evaluation starts are the same for every run, and none that training could have seen.
 EVAL_SEED = 1_000_000
+# Lengths of plans, unless given: less is to be seen ahead where states have a value.
+HORIZON, HORIZON_WITH_VALUE = 25, 15
 # Steps that the pictures in TensorBoard look ahead.
 FORECAST_HORIZON = 50
 
@@ -136,7 +138,7 @@ def main(args: Args) -> None:
 
     # Agents
     use_value = task.termination is not never if args.terminal_value is None else args.terminal_value
-    horizon = args.horizon or (15 if use_value else 25)
+    horizon = args.horizon or (HORIZON_WITH_VALUE if use_value else HORIZON)
     # Steps whose rewards a plan's value counts: with a terminal value all, 95 % of whose weight lies in so many.
     n_counted = round(3 / (1 - args.values.discount)) if use_value else horizon
     random_agent = RandomAgent(action_space, generator=generator)
