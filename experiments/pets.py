@@ -131,9 +131,11 @@ def main(args: Args) -> None:
     )
     buffer = ReplayBuffer(state_space, None, action_space, capacity=args.steps + args.n_envs, device=args.device)
     trainer = EnsembleTrainer(model, args.trainer, progress=True)
-    reward_model = RewardModel(state_space, None, action_space, args.n_models, device=args.device)
+    reward_model = RewardModel(
+        state_space, None, action_space, args.n_models, hidden_states=task.hidden, device=args.device
+    )
     reward_trainer = EnsembleTrainer(reward_model, args.trainer, progress=True)
-    value = ScaledValue(state_space, action_space, MLP(activation=nn.SiLU), device=args.device)
+    value = ScaledValue(state_space, action_space, MLP(activation=nn.SiLU), args.device, hidden_states=task.hidden)
     value_trainer = ValueTrainer(value, args.values, progress=True, generator=generator)
 
     # Agents

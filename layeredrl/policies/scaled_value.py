@@ -1,6 +1,6 @@
 """A value function in the units of its data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ class ScaledValue(Value):
 
     Args:
         observation_space, action_space, trunk, device: as for `Value`; observations are rows of a Box.
+        hidden_states: indices of coordinates that values mustn't depend on, such as a position on an endless track.
     """
 
     mean: Tensor
@@ -34,9 +35,18 @@ class ScaledValue(Value):
         action_space: Space[Any],
         trunk: TrunkSettings = DEFAULT_TRUNK,
         device: Device = None,
+        *,
+        hidden_states: Sequence[int] = (),
     ):
         Value.__init__(self, observation_space, action_space, trunk, device)
-        buffers = {"mean": torch.zeros(self.num_observations), "scale": torch.ones(self.num_observations)}
+        unknown = [index for index in hidden_states if index not in range(self.num_observations)]
+        if unknown:
+            raise ValueError(f"hidden_states: got {unknown}, expected indices in 0 … {self.num_observations - 1}")
+        # In an infinite unit, every number is zero.
+        self.hidden_states = list(hidden_states)
+        scale = torch.ones(self.num_observations)
+        scale[self.hidden_states] = torch.inf
+        buffers = {"mean": torch.zeros(self.num_observations), "scale": scale}
         buffers |= {"low": torch.tensor(-torch.inf), "high": torch.tensor(torch.inf)}
         for name, value in buffers.items():
             self.register_buffer(name, value.to(self.device))
@@ -52,6 +62,7 @@ class ScaledValue(Value):
         std, mean = torch.std_mean(observations, dim=0, correction=0)
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(std > 1e-6 * mean.abs().clamp_min(1e-6), std, 1.0))
+        self.scale[self.hidden_states] = torch.inf
         self.low.fill_(low)
         self.high.fill_(high)
 

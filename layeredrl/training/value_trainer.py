@@ -21,7 +21,7 @@ class ValueTrainerConfig:
 
     discount: float = 0.99
     """Per step."""
-    n_steps: int = 2000
+    n_steps: int = 3000
     """Gradient steps per fit."""
     batch_size: int = 256
     """Transitions per step."""

@@ -48,6 +48,22 @@ def test_a_constant_coordinate_is_harmless():
     assert values(model, x).isfinite().all()
 
 
+def test_hidden_coordinates_do_not_matter():
+    model = ScaledValue(OBSERVATION, ACTION, MLP((16,), nn.SiLU), hidden_states=[1]).eval()
+    x = torch.randn(50, 3)
+    moved = x + torch.tensor([0.0, 7.0, 0.0])
+    assert torch.equal(values(model, x), values(model, moved))
+    model.set_scales(x, 0.0, 100.0)
+    assert torch.equal(values(model, x), values(model, moved))
+    assert not torch.equal(values(model, x), values(model, x.flip(0)))
+
+
+@pytest.mark.parametrize("bad", [-1, 3])
+def test_hidden_coordinates_that_do_not_exist_are_refused(bad):
+    with pytest.raises(ValueError, match=rf"hidden_states: got \[{bad}\], expected indices in 0 … 2"):
+        ScaledValue(OBSERVATION, ACTION, hidden_states=[0, bad])
+
+
 def test_values_are_limited_in_evaluation_and_free_in_training():
     model, far = make(), 1e4 * torch.randn(500, 3)
     model.set_scales(torch.randn(50, 3), -2.0, 6.0)
