@@ -4,7 +4,8 @@ A stack keeps each tensor of its members under the member's own name, with a lea
 run is decided once, by trying on example inputs, fastest first:
 
 * *exchanged*: every `nn.Linear` becomes a `StackedLinear`. Serves modules whose tensors all belong to Linear
-  layers, that index from the right and treat each row alone;
+  layers, that index from the right and treat each row alone. Many rows are run through one member after the
+  other where that is faster, see `Stacked.select`;
 * *vmapped*: `torch.func.vmap` over the stacked tensors. Serves nearly everything else;
 * *looped*: one member after the other, with a warning. Serves modules that branch on their data, or whose members
   differ in more than their tensors.
@@ -15,47 +16,20 @@ A way that fails, or that answers otherwise than the members themselves do, is n
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
-Inputs = tuple[Tensor | None, ...]
+from layeredrl.nets.stacked_linear import Inputs, exchange_linear_layers, separate_members, take_turns, turns_pay
+
 # (module with stacked tensors, the tensors to use, which members they are, inputs) -> outputs with a leading E
 Way = Callable[[nn.Module, dict[str, Tensor], Sequence[int], Inputs], Any]
-
-# From this many rows per member on, one product per member beats a batched product, on CPUs and without gradients.
-ROWS_FOR_SEPARATE_PRODUCTS = 256
-
-
-class StackedLinear(nn.Module):
-    """E linear layers as one: `(E, …, in)` to `(E, …, out)`."""
-
-    def __init__(self, weight: Float[Tensor, "E n_out n_in"], bias: Float[Tensor, "E n_out"] | None):
-        super().__init__()
-        self.weight = weight
-        self.bias = bias
-
-    def forward(self, x: Float[Tensor, "E *batch n_in"]) -> Float[Tensor, "E *batch n_out"]:
-        rows = x.flatten(1, -2)
-        weight = rearrange(self.weight, "e n_out n_in -> e n_in n_out")
-        if self.bias is None:
-            y = torch.bmm(rows, weight)
-        elif _separate_products_pay(rows):
-            y = torch.stack([torch.addmm(b, r, w) for b, r, w in zip(self.bias, rows, weight, strict=True)])
-        else:
-            y = torch.baddbmm(rearrange(self.bias, "e n_out -> e 1 n_out"), rows, weight)
-        return y.view(*x.shape[:-1], y.shape[-1])
-
-
-def _separate_products_pay(rows: Float[Tensor, "E R n_in"]) -> bool:
-    return rows.shape[1] >= ROWS_FOR_SEPARATE_PRODUCTS and rows.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 class Stacked(nn.Module):
@@ -84,16 +58,24 @@ class Stacked(nn.Module):
     def select(self, indices: Tensor | None) -> Callable[..., Any]:
         """What runs the members at `indices` (None: all), in that order, on inputs with as many leading rows.
 
-        Unlike `forward`, it never changes a buffer, not even in training mode.
+        Unlike `forward`, it never changes a buffer, not even in training mode. Select anew when tensors have
+        changed: what makes many calls fast is prepared once.
         """
-        if indices is None and self._way is _run_exchanged:
-            return self.members  # which has no buffers
         chosen = range(self.n_members) if indices is None else indices.tolist()
         tensors: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self.members.named_buffers()}
         tensors |= self.members.named_parameters()
         if indices is not None:
             tensors = {name: tensor[indices] for name, tensor in tensors.items()}
-        return lambda *inputs: self._way(self.members, tensors, chosen, inputs)
+        if self._way is not _run_exchanged:
+            return lambda *inputs: self._way(self.members, tensors, chosen, inputs)
+        separate = cache(partial(separate_members, self.members, chosen))
+
+        def run(*inputs: Tensor | None) -> Any:
+            if turns_pay(_first(inputs)):
+                return take_turns(separate(), inputs)
+            return self.members(*inputs) if indices is None else functional_call(self.members, tensors, inputs)
+
+        return run
 
 
 def _choose_way(members: Sequence[nn.Module], example: Inputs) -> tuple[nn.Module, Way]:
@@ -113,8 +95,8 @@ def _choose_way(members: Sequence[nn.Module], example: Inputs) -> tuple[nn.Modul
             warnings.warn(f"{name} runs one member after the other, which is slow: {reason}", stacklevel=4)
             return stacked, looped
         if _only_linear_layers_have_tensors(stacked):
-            exchanged = _exchange_linear_layers(stacked)
-            if not _why_not(_run_exchanged, exchanged, inputs, expected):
+            exchanged = exchange_linear_layers(stacked)
+            if not any(_why_not(way, exchanged, inputs, expected) for way in (_run_exchanged, _run_in_turn)):
                 return exchanged, _run_exchanged
         return stacked, _run_vmapped
 
@@ -145,7 +127,7 @@ def _why_not(way: Way, module: nn.Module, inputs: Inputs, expected: list[Any]) -
 def _answers(way: Way, module: nn.Module, inputs: Inputs) -> list[Any]:
     """Outputs in evaluation and in training mode, as zeros where they are random. Leaves the module as it was."""
     module = copy.deepcopy(module)
-    everyone = range(next(len(x) for x in inputs if x is not None))
+    everyone = range(len(_first(inputs)))
     answers = []
     for training in (False, True):
         module.train(training)
@@ -158,6 +140,14 @@ def _answers(way: Way, module: nn.Module, inputs: Inputs) -> list[Any]:
 
 def _run_exchanged(module: nn.Module, tensors: dict[str, Tensor], _: Sequence[int], inputs: Inputs) -> Any:
     return functional_call(module, tensors, inputs)
+
+
+def _run_in_turn(module: nn.Module, _: dict[str, Tensor], chosen: Sequence[int], inputs: Inputs) -> Any:
+    return take_turns(separate_members(module, chosen), inputs)
+
+
+def _first(inputs: Inputs) -> Tensor:
+    return next(x for x in inputs if x is not None)
 
 
 def _run_vmapped(module: nn.Module, tensors: dict[str, Tensor], _: Sequence[int], inputs: Inputs) -> Any:
@@ -213,12 +203,3 @@ def _only_linear_layers_have_tensors(module: nn.Module) -> bool:
     return all(
         type(module.get_submodule(name.rpartition(".")[0])) is nn.Linear for name, _ in _named_tensors(module)
     )
-
-
-def _exchange_linear_layers(stacked: nn.Module) -> nn.Module:
-    stacked = copy.deepcopy(stacked)
-    for module in list(stacked.modules()):
-        for name, layer in list(module.named_children()):
-            if type(layer) is nn.Linear:
-                setattr(module, name, StackedLinear(layer.weight, layer.bias))
-    return stacked

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from layeredrl.nets.stacked import ROWS_FOR_SEPARATE_PRODUCTS, Stacked
+from layeredrl.nets.stacked import Stacked
+from layeredrl.nets.stacked_linear import ROWS_FOR_TURNS, StackedLinear
 
 E, IN, OUT = 3, 4, 2
 
@@ -102,7 +103,7 @@ def assert_equals_a_loop(members, stacked, x):
 
 
 @ALL
-@pytest.mark.parametrize("n_rows", [1, 6, ROWS_FOR_SEPARATE_PRODUCTS - 1, ROWS_FOR_SEPARATE_PRODUCTS + 1])
+@pytest.mark.parametrize("n_rows", [1, 6, ROWS_FOR_TURNS])
 def test_values_and_gradients_are_those_of_a_loop_in_eval_mode(kind, n_rows):
     members, stacked = build(kind)
     for module in (*members, stacked):
@@ -117,7 +118,7 @@ def test_values_and_gradients_are_those_of_a_loop_in_training(kind, n_members):
     assert_equals_a_loop(members, stacked, rows_of_all_kinds(n_members=n_members))
 
 
-@pytest.mark.parametrize("n_rows", [3, ROWS_FOR_SEPARATE_PRODUCTS])
+@pytest.mark.parametrize("n_rows", [3, ROWS_FOR_TURNS])
 def test_further_leading_dims_are_kept(n_rows):
     members, stacked = build("linear")
     assert_equals_a_loop(members, stacked, torch.randn(E, 2, n_rows, IN))
@@ -177,6 +178,48 @@ def test_select_runs_the_chosen_members_in_that_order(kind, indices):
     x = rows_of_all_kinds()[: len(indices)]
     expected = torch.stack([members[e](rows) for e, rows in zip(indices, x, strict=True)])
     torch.testing.assert_close(stacked.select(torch.tensor(indices))(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@ALL
+@pytest.mark.parametrize("n_rows", [ROWS_FOR_TURNS - 1, ROWS_FOR_TURNS])
+@pytest.mark.parametrize("indices", [None, [2, 0]])
+@torch.no_grad()
+def test_many_rows_without_gradients_are_answered_as_by_a_loop(kind, n_rows, indices):
+    members, stacked = build(kind)
+    for module in (*members, stacked):
+        module.eval()
+    chosen = range(E) if indices is None else indices
+    x = rows_of_all_kinds(n_rows)[: len(chosen)]
+    expected = torch.stack([members[e](rows) for e, rows in zip(chosen, x, strict=True)])
+    run = stacked.select(None if indices is None else torch.tensor(indices))
+    for _ in range(2):
+        torch.testing.assert_close(run(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("has_onednn", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_many_rows_may_have_any_layout_and_precision(has_onednn, dtype, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: has_onednn)
+    members, stacked = build("linear")
+    members, stacked = [member.to(dtype) for member in members], stacked.to(dtype)
+    assert any(isinstance(module, StackedLinear) for module in stacked.modules())  # the way that takes turns
+    x = torch.randn(E, IN, 2, ROWS_FOR_TURNS, dtype=dtype).movedim(1, -1)  # strided, with a further leading dim
+    expected = torch.stack([member(rows) for member, rows in zip(members, x, strict=True)])
+    torch.testing.assert_close(stacked.select(None)(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_is_selected_anew_follows_the_parameters():
+    members, stacked = build("linear")
+    x = rows_of_all_kinds(ROWS_FOR_TURNS)
+    stacked.select(None)(x)
+    for member, parameters in zip(members, zip(*stacked.parameters(), strict=True), strict=True):
+        for own, parameter in zip(member.parameters(), parameters, strict=True):
+            own.add_(0.5)
+            parameter.add_(0.5)
+    expected = torch.stack([member(rows) for member, rows in zip(members, x, strict=True)])
+    torch.testing.assert_close(stacked.select(None)(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_members_keep_their_own_values_and_are_copied():
