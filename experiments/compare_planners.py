@@ -161,6 +161,9 @@ def draw(scores: list[Score]) -> Figure:
             means, errors = [s.mean for s in points], [s.error for s in points]
             axes.errorbar([s.budget for s in points], means, errors, marker="o", ms=4, capsize=2, label=name)
         axes.set(title=f"{dynamics} dynamics", xscale="log", xlabel="model steps per plan", ylabel="return")
+        budgets = sorted({s.budget for s in chosen})
+        axes.set_xticks(budgets, [str(budget) for budget in budgets])
+        axes.minorticks_off()
         axes.legend(fontsize="small")
     return figure
 

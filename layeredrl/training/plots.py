@@ -6,6 +6,8 @@ from matplotlib.figure import Figure
 from layeredrl.training.evaluation import Forecast
 
 FORETOLD, HAPPENED = "tab:blue", "black"
+# Space to either side of what happened, as a multiple of its range.
+ROOM = 2.0
 
 
 def draw_forecast(axes: Axes, forecast: Forecast, dim: int) -> None:
@@ -20,6 +22,12 @@ def draw_forecast(axes: Axes, forecast: Forecast, dim: int) -> None:
         axes.plot(times, values[n_bands], color=FORETOLD, lw=1, label="median")
     axes.plot(times, forecast.actual[:, dim].cpu(), color=HAPPENED, lw=1, ls="--", label="what happened")
     axes.set_ylabel(f"state {dim}")
+    # Where a system is unstable, the fan grows without bounds: what happened is to remain readable.
+    lowest, highest = (float(x) for x in forecast.actual[:, dim].aminmax())
+    if lowest < highest:
+        room = ROOM * (highest - lowest)
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(max(bottom, lowest - room), min(top, highest + room))
 
 
 def fan_chart(forecast: Forecast, title: str) -> Figure:

@@ -51,6 +51,14 @@ def test_no_quantile_is_passed_off_as_the_median():
     assert drawn.keys() == {"what happened"}
 
 
+def test_a_fan_that_explodes_leaves_what_happened_readable():
+    quiet, actual = make_forecast(), torch.linspace(-1.0, 1.0, 7)[:, None].expand(7, 3)
+    loud = Forecast(LEVELS, 1e6 * quiet.quantiles, actual, quiet.epistemic_std, quiet.aleatoric_std)
+    assert draw(loud, 0).get_ylim() == pytest.approx((-5.0, 5.0))
+    narrow = Forecast(LEVELS, 0.1 * quiet.quantiles, actual, quiet.epistemic_std, quiet.aleatoric_std)
+    assert draw(narrow, 0).get_ylim() == pytest.approx((-1.1, 1.1))
+
+
 @pytest.mark.parametrize("n_dims", [1, 3])
 def test_a_fan_chart_has_a_picture_per_dimension(n_dims):
     forecast = make_forecast(n_dims=n_dims)
