@@ -18,7 +18,7 @@ Plan = Callable[[], object]
 
 MBRL_MISSING = (
     "plan: not compared with mbrl-lib, as {} is missing. To install it: "
-    ".venv/bin/pip install '.[benchmark]' && .venv/bin/pip install --no-deps mbrl==0.2.0"
+    ".venv/bin/pip install -e '.[benchmark]' && .venv/bin/pip install --no-deps mbrl==0.2.0"
 )
 
 # Four state coordinates and one action, as a pole on a cart has; draws are truncated, as mbrl-lib's are.
