@@ -232,6 +232,8 @@ class ProbabilisticEnsemble(Ensemble, Model):
         """
         check_propagation(propagation)
         self._check_rollout(initial_state, context, actions)
+        if max_rows is not None and max_rows < 1:
+            raise ValueError(f"max_rows: got {max_rows}, expected at least 1")
         n_particles = 1 if particles_coincide(propagation, deterministic) else self.n_particles_per_model
         return self._roll(
             initial_state,

@@ -19,7 +19,10 @@ def mean(returns: Float[Tensor, "E P B"]) -> Float[Tensor, " B"]:
 
 
 def worst_member(returns: Float[Tensor, "E P B"]) -> Float[Tensor, " B"]:
-    """As bad as the most pessimistic member expects, noise averaged: averse to ignorance alone."""
+    """As bad as the most pessimistic member expects, noise averaged: averse to ignorance alone.
+
+    For `ts_inf`, where particles stay with their member.
+    """
     return reduce(returns, "e p b -> e b", "mean").amin(dim=0)
 
 

@@ -91,3 +91,9 @@ def test_wrong_inputs_are_refused_before_the_first_step(unchecked):
         model.unroll(state, context, actions[:, 0])
     with pytest.raises(ValueError, match="propagation: got 'ts2', expected one of ts_inf"):
         model.unroll(state, context, actions, propagation="ts2")
+
+
+def test_a_number_of_rows_below_one_is_refused():
+    model = make_ensemble()
+    with pytest.raises(ValueError, match=r"max_rows: got 0, expected at least 1"):
+        model.unroll(torch.zeros(2, 3), None, torch.zeros(2, 4, 2), max_rows=0)
