@@ -1,6 +1,7 @@
 """Linear layers of E members: all at once for few rows, one member after the other for many."""
 
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,7 +74,21 @@ def separate_members(exchanged: nn.Module, chosen: Sequence[int]) -> list[nn.Mod
     """The chosen members by themselves, as their tensors are now, each for inputs with a leading axis of 1."""
     layers = [module for module in exchanged.modules() if isinstance(module, StackedLinear)]
     # What the memo of a deep copy holds is taken instead of a copy.
-    return [copy.deepcopy(exchanged, {id(layer): layer.member(e) for layer in layers}) for e in chosen]
+    members = [copy.deepcopy(exchanged, {id(layer): layer.member(e) for layer in layers}) for e in chosen]
+    for member in members:
+        _overwrite_what_linear_layers_made(member)
+    return members
+
+
+def _overwrite_what_linear_layers_made(member: nn.Module) -> None:
+    """Let activations work in place where nothing else can read their input: right behind a layer in a sequence.
+
+    Otherwise each takes fresh memory from the system, which costs more than the activation itself.
+    """
+    for sequence in (module for module in member.modules() if isinstance(module, nn.Sequential)):
+        for layer, activation in itertools.pairwise(sequence):
+            if isinstance(layer, MemberLinear) and isinstance(activation, nn.SiLU | nn.ReLU):
+                activation.inplace = True
 
 
 def turns_pay(x: Float[Tensor, "E *batch n_in"]) -> bool:

@@ -290,3 +290,28 @@ def test_construction_leaves_the_members_as_they_were():
     for member, own in zip(members, before, strict=True):
         assert all(torch.equal(value, own[name]) for name, value in member.state_dict().items())
         assert not any(module.training for module in member.modules())
+
+
+class SharedActivation(nn.Module):
+    """Its activation also serves where what it reads is needed again."""
+
+    def __init__(self):
+        super().__init__()
+        self.activation = nn.SiLU()
+        self.first = nn.Sequential(nn.Linear(IN, IN), self.activation)
+
+    def forward(self, x):
+        hidden = self.first(x)
+        return hidden - 3 * self.activation(hidden)
+
+
+@torch.no_grad()
+def test_work_in_place_changes_neither_answers_nor_inputs():
+    members = [SharedActivation().eval() for _ in range(E)]
+    stacked = Stacked(members, (torch.randn(5, IN),)).eval()
+    x = torch.randn(E, ROWS_FOR_TURNS, IN)
+    before = x.clone()
+    expected = torch.stack([member(rows) for member, rows in zip(members, x, strict=True)])
+    torch.testing.assert_close(stacked.select(None)(x), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(x, before)
+    assert not any(module.inplace for module in stacked.modules() if isinstance(module, nn.SiLU))
