@@ -48,7 +48,7 @@ MakePlanner = Callable[[int], Planner]
 class Args:
     """Compare planners on Pendulum-v1."""
 
-    budgets: tuple[int, ...] = (300, 600, 1200, 2500, 5000, 10_000)
+    budgets: tuple[int, ...] = (300, 600, 1200, 2500, 5000)
     """Model steps per plan."""
     horizon: int = 25
     """Length of the plans."""
