@@ -7,8 +7,9 @@ from gymnasium.spaces import Space
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from layeredrl.planners.candidates import Objective, Result, best, conclude, elites, evaluate
-from layeredrl.planners.checks import check_at_least, check_choice, check_share
+from layeredrl.planners.candidates import Objective, Result, best, conclude, evaluate
+from layeredrl.planners.checks import check_choice
+from layeredrl.planners.elite_refit import EliteRefit
 from layeredrl.planners.planner import Plan, Planner, PlannerSettings, PlannerState
 from layeredrl.planners.search_space import Sampling
 
@@ -41,13 +42,9 @@ class CEM(Planner):
         **settings: Unpack[PlannerSettings],
     ):
         super().__init__(action_space, horizon, n_candidates=n_candidates, n_iterations=n_iterations, **settings)
-        check_share("elite_ratio", elite_ratio)
-        check_share("momentum", momentum)
-        check_at_least("min_std", min_std, 0)
         check_choice("sampling", sampling, get_args(Sampling))
         check_choice("result", result, get_args(Result))
-        self.n_elites = max(1, round(elite_ratio * n_candidates))
-        self.momentum, self.min_std = momentum, min_std
+        self.refit = EliteRefit(n_candidates, elite_ratio, momentum, min_std)
         self.sampling, self.result = sampling, result
 
     def search(
@@ -55,19 +52,16 @@ class CEM(Planner):
         objective: Objective,
         state: PlannerState,
         noise: Float[Tensor, "I V N D A"],
-        proposals: Num[Tensor, "V K D A"] | None = None,
+        proposals: Num[Tensor, "V K D A"],
     ) -> Plan:
         mean, std = self.start(state)
         for i, iteration_noise in enumerate(noise):
-            drawn = self.space.decode(mean, std, iteration_noise, self.sampling)
-            parts = [drawn] if proposals is None else [proposals, drawn]
+            parts = [proposals, self.space.decode(mean, std, iteration_noise, self.sampling)]
             if i == len(noise) - 1:
                 parts.append(self.space.mode(mean))
             candidates = torch.cat(parts, dim=1)
             values = evaluate(objective, candidates)
-            new_mean, new_std = self.space.fit(*elites(candidates, values, self.n_elites))
-            mean = torch.lerp(new_mean, mean, self.momentum)
-            std = torch.lerp(new_std, std, self.momentum).clamp_min(self.min_std)
+            _, mean, std = self.refit(self.space, candidates, values, mean, std)
         if self.result == "best":
             actions, value = best(candidates, values)
         else:

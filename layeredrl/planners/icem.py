@@ -8,8 +8,9 @@ from gymnasium.spaces import Space
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from layeredrl.planners.candidates import Objective, best, elites, evaluate
+from layeredrl.planners.candidates import Objective, best, evaluate
 from layeredrl.planners.checks import check_at_least, check_choice, check_share
+from layeredrl.planners.elite_refit import EliteRefit
 from layeredrl.planners.noise import coloured_noise
 from layeredrl.planners.planner import Plan, Planner, PlannerSettings, PlannerState
 from layeredrl.planners.search_space import Sampling
@@ -53,15 +54,11 @@ class ICEM(Planner):
         super().__init__(action_space, horizon, n_candidates=n_candidates, n_iterations=n_iterations, **settings)
         check_at_least("noise_beta", noise_beta, 0)
         check_at_least("population_decay", population_decay, 1)
-        check_share("elite_ratio", elite_ratio)
         check_share("keep_elite_ratio", keep_elite_ratio)
-        check_share("momentum", momentum)
-        check_at_least("min_std", min_std, 0)
         check_choice("sampling", sampling, get_args(Sampling))
-        self.n_elites = max(1, round(elite_ratio * n_candidates))
-        self.n_kept = round(keep_elite_ratio * self.n_elites)
-        self.noise_beta, self.population_decay = noise_beta, population_decay
-        self.momentum, self.min_std, self.sampling = momentum, min_std, sampling
+        self.refit = EliteRefit(n_candidates, elite_ratio, momentum, min_std)
+        self.n_kept = round(keep_elite_ratio * self.refit.n_elites)
+        self.noise_beta, self.population_decay, self.sampling = noise_beta, population_decay, sampling
 
     def draw_noise(self, n_envs: int, generator: torch.Generator | None = None) -> Float[Tensor, "I V N D A"]:
         """All randomness of a search, coloured along time."""
@@ -71,32 +68,27 @@ class ICEM(Planner):
     def population(self, iteration: int) -> int:
         """How many candidates are drawn, besides elites that are kept."""
         decayed = round(self.n_candidates * self.population_decay**-iteration)
-        return min(self.n_candidates, max(decayed, 2 * self.n_elites))
+        return min(self.n_candidates, max(decayed, 2 * self.refit.n_elites))
 
     def search(
         self,
         objective: Objective,
         state: PlannerState,
         noise: Float[Tensor, "I V N D A"],
-        proposals: Num[Tensor, "V K D A"] | None = None,
+        proposals: Num[Tensor, "V K D A"],
     ) -> Plan:
         mean, std = self.start(state)
         for i, iteration_noise in enumerate(noise):
             n = self.population(i)
             if i == 0:
                 kept = self._completed(state, self.space.decode(mean, std, iteration_noise[:, n:], self.sampling))
-            parts = [kept, self.space.decode(mean, std, iteration_noise[:, :n], self.sampling)]
-            if proposals is not None:
-                parts.append(proposals)
+            parts = [kept, self.space.decode(mean, std, iteration_noise[:, :n], self.sampling), proposals]
             if i == len(noise) - 1:
                 parts.append(self.space.mode(mean))
             candidates = torch.cat(parts, dim=1)
             values = evaluate(objective, candidates)
-            elite_plans, weights = elites(candidates, values, self.n_elites)
-            kept = elite_plans[:, : self.n_kept]
-            new_mean, new_std = self.space.fit(elite_plans, weights)
-            mean = torch.lerp(new_mean, mean, self.momentum)
-            std = torch.lerp(new_std, std, self.momentum).clamp_min(self.min_std)
+            elites, mean, std = self.refit(self.space, candidates, values, mean, std)
+            kept = elites[:, : self.n_kept]
         actions, value = best(candidates, values)
         diagnostics = {"search_std": std.mean(dim=(1, 2))}
         return Plan(actions, value, state.advanced(mean, kept), diagnostics)

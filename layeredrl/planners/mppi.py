@@ -75,14 +75,13 @@ class MPPI(Planner):
         objective: Objective,
         state: PlannerState,
         noise: Float[Tensor, "I V N D A"],
-        proposals: Num[Tensor, "V K D A"] | None = None,
+        proposals: Num[Tensor, "V K D A"],
     ) -> Plan:
         mean, std = state.mean, self.space.initial_std.expand_as(state.mean)
         for i, iteration_noise in enumerate(noise):
             mean = self.space.spread(mean, self.initial_share)
-            candidates = self.space.decode(mean, std * self.std_decay**i, iteration_noise)
-            if proposals is not None:
-                candidates = torch.cat([proposals, candidates], dim=1)
+            drawn = self.space.decode(mean, std * self.std_decay**i, iteration_noise)
+            candidates = torch.cat([proposals, drawn], dim=1)
             values = evaluate(objective, candidates)
             # Softmax subtracts the largest value, so that none is too large for an exponential.
             weights = torch.softmax((values - self._control_costs(mean, candidates)) / self.temperature, dim=1)

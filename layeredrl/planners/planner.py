@@ -208,10 +208,11 @@ class Planner(ABC):
                 f"state: got a mean of shape {tuple(state.mean.shape)}, expected (V, {expected[0]}, {expected[1]}) "
                 "as from `init`"
             )
+        decisions = self.no_proposals(len(state))
         if proposals is not None:
-            proposals = self._check_proposals(proposals, len(state))
+            decisions = self._check_proposals(proposals, len(state))
         objective = with_repeats(objective, self.action_repeat)
-        plan = self.search(objective, state, self.draw_noise(len(state), generator), proposals)
+        plan = self.search(objective, state, self.draw_noise(len(state), generator), decisions)
         if self.refinement is not None:
             actions, value = refine(objective, plan.actions, self.space, self.refinement)
             plan = replace(plan, actions=actions, value=value)
@@ -223,9 +224,13 @@ class Planner(ABC):
         objective: Objective,
         state: PlannerState,
         noise: Float[Tensor, "I V N D A"],
-        proposals: Num[Tensor, "V K D A"] | None = None,
+        proposals: Num[Tensor, "V K D A"],
     ) -> Plan:
         """Search among sequences of decisions with a given noise. Environments don't influence each other."""
+
+    def no_proposals(self, n_envs: int) -> Num[Tensor, "V 0 D A"]:
+        """For a `search` without any."""
+        return self.space.mode(self.init(n_envs).mean)[:, :0]
 
     def draw_noise(self, n_envs: int, generator: torch.Generator | None = None) -> Float[Tensor, "I V N D A"]:
         """All randomness of a search: standard normal numbers."""

@@ -38,12 +38,10 @@ class RandomShooting(Planner):
         objective: Objective,
         state: PlannerState,
         noise: Float[Tensor, "I V N D A"],
-        proposals: Num[Tensor, "V K D A"] | None = None,
+        proposals: Num[Tensor, "V K D A"],
     ) -> Plan:
         mean, std = (x.expand_as(state.mean) for x in (self.space.initial_mean, self.space.initial_std))
-        parts = [self.space.decode(mean, std, noise[0], "uniform"), self.space.mode(state.mean)]
-        if proposals is not None:
-            parts.insert(0, proposals)
-        candidates = torch.cat(parts, dim=1)
+        drawn = self.space.decode(mean, std, noise[0], "uniform")
+        candidates = torch.cat([proposals, drawn, self.space.mode(state.mean)], dim=1)
         actions, value = best(candidates, evaluate(objective, candidates))
         return Plan(actions, value, state.advanced(features(self.action_space, actions)), diagnostics={})

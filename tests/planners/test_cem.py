@@ -24,7 +24,7 @@ def test_one_iteration_fits_mean_and_std_of_the_elites():
     planner = CEM(BOX, 3, n_candidates=20, n_iterations=2, elite_ratio=0.25, momentum=0.2)
     objective = Recorder(total)
     noise = planner.draw_noise(1)
-    planner.search(objective, planner.init(1), noise)
+    planner.search(objective, planner.init(1), noise, planner.no_proposals(1))
     first = objective.asked[0][0]
     elites = first[total(first[None])[0].argsort(descending=True)[:5]]
     mean = 0.8 * elites.mean(dim=0)

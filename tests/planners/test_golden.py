@@ -1,4 +1,4 @@
-"""Recorded searches come out as they were recorded."""
+"""Recorded searches come out as they were recorded, up to rounding: processors add in different orders."""
 
 import json
 
@@ -25,4 +25,4 @@ def test_a_golden_plan_replays_exactly(planner, space):
     inputs["noise"] = torch.tensor(golden["inputs"]["noise"])
     inputs["proposals"] = torch.tensor(golden["inputs"]["proposals"], dtype=rows.dtype)
     for name, got in outputs(search(searcher, inputs)).items():
-        torch.testing.assert_close(got, to_tensor(golden["outputs"][name], got), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(got, to_tensor(golden["outputs"][name], got), rtol=1e-6, atol=1e-6)

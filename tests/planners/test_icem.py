@@ -90,7 +90,7 @@ def test_without_colour_decay_and_kept_elites_it_is_cem_without_proposals():
     cem = CEM(BOX, 3, **settings)
     noise = cem.draw_noise(2)
     plans = [
-        planner.search(lambda x: -(x - 3).square().sum(dim=(2, 3)), planner.init(2), noise)
+        planner.search(lambda x: -(x - 3).square().sum(dim=(2, 3)), planner.init(2), noise, planner.no_proposals(2))
         for planner in (icem, cem)
     ]
     torch.testing.assert_close(plans[0].actions, plans[1].actions)
