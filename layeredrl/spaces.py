@@ -10,7 +10,7 @@ same, but with a one-hot code in place of each number of a Discrete or MultiDisc
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -174,6 +174,13 @@ def _is_supported(space: object) -> bool:
         parts = space.spaces.values() if isinstance(space, Dict) else space.spaces
         return len(parts) > 0 and all(map(_is_supported, parts))
     return isinstance(space, Box | Discrete | MultiDiscrete | MultiBinary)
+
+
+def check_indices(name: str, indices: Sequence[int], size: int) -> None:
+    """Raise a ValueError that names those which are no integers in 0 … size − 1."""
+    unknown = [index for index in indices if index not in range(size)]
+    if unknown:
+        raise ValueError(f"{name}: got {unknown}, expected indices in 0 … {size - 1}")
 
 
 def check_rows(

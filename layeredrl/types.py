@@ -83,6 +83,12 @@ class Batch:
         n_dims = len(self.shape)
         return self if n_dims == 1 else self.map(lambda value: value.flatten(0, n_dims - 1))
 
+    def known_reward(self) -> Float[Tensor, "*batch"]:
+        """The reward, for whoever can't do without; a ValueError, where there is none."""
+        if self.reward is None:
+            raise ValueError("Batch.reward: got None, expected the reward of each transition")
+        return self.reward
+
     def check_finite(self) -> None:
         """Raise a ValueError that names the first field and row holding a NaN or an infinity."""
         for name, value in self.items():

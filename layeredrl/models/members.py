@@ -18,7 +18,7 @@ from layeredrl.models.mixture import mixture_log_prob, mixture_moments
 from layeredrl.models.normalization import RunningMoments
 from layeredrl.models.propagation import MemberPrediction, StepFunction
 from layeredrl.nets.stacked import Stacked
-from layeredrl.spaces import feature_size, features
+from layeredrl.spaces import check_indices, feature_size, features
 from layeredrl.types import Batch
 
 PartialNet = Callable[[Space[Any], Space[Any] | None, Space[Any], int], nn.Module]
@@ -65,9 +65,7 @@ class Members(nn.Module):
         self.context_space, self.action_space = context_space, action_space
         spaces = (state_space, context_space, action_space)
         self.sizes = [feature_size(space) for space in spaces]
-        unknown = [index for index in hidden_states if index not in range(self.sizes[0])]
-        if unknown:
-            raise ValueError(f"hidden_states: got {unknown}, expected indices in 0 … {self.sizes[0] - 1}")
+        check_indices("hidden_states", hidden_states, self.sizes[0])
         # Set by the constructor: not part of what was learned.
         self.register_buffer("_hidden", torch.tensor(list(hidden_states), dtype=torch.long), persistent=False)
         nets = [partial_net(*spaces, n_modes) for _ in range(n_models)]

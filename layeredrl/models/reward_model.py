@@ -16,7 +16,7 @@ from layeredrl.models.mixture import gaussian_log_prob
 from layeredrl.models.normalization import RunningMoments
 from layeredrl.nets.gaussian_mlp import GaussianMLP
 from layeredrl.nets.stacked import Stacked
-from layeredrl.spaces import check_layout, check_rows, feature_size, features
+from layeredrl.spaces import check_indices, check_layout, check_rows, feature_size, features
 from layeredrl.types import Batch, RewardFunction
 
 
@@ -60,7 +60,9 @@ class RewardModel(Ensemble):
             raise ValueError(f"n_models: got {n_models!r}, expected an integer of at least 1")
         self.state_space, self.context_space, self.action_space = state_space, context_space, action_space
         self.n_models = n_models
-        visible = _visible_states(feature_size(state_space), hidden_states)
+        n_states = feature_size(state_space)
+        check_indices("hidden_states", hidden_states, n_states)
+        visible = torch.tensor([index for index in range(n_states) if index not in hidden_states], dtype=torch.long)
         n_inputs = len(visible) + sum(map(feature_size, (context_space, action_space, state_space)))
         nets = [GaussianMLP(n_inputs, hidden_sizes, nonlinearity) for _ in range(n_models)]
         # Rows unlike E, so that a mixed-up axis shows.
@@ -169,14 +171,14 @@ class RewardModel(Ensemble):
         """Take the statistics of inputs and rewards from these transitions alone."""
         batch = batch.flatten()
         inputs = self._features(batch.state, batch.context, batch.action, batch.next_state)
-        rewards = rearrange(_rewards(batch), "b -> b 1")
+        rewards = rearrange(batch.known_reward(), "b -> b 1")
         for moments, values in ((self.inputs, inputs), (self.rewards, rewards)):
             moments.reset()
             moments.update(values, batch.mask)
 
     def check_batch(self, batch: Batch) -> None:
         """Refuse data that can't be learned from, naming the field and what is wrong with it."""
-        _rewards(batch)
+        batch.known_reward()
         super().check_batch(batch)
 
     # Inside -------------------------------------------------------------------------------------------------
@@ -214,21 +216,8 @@ class RewardModel(Ensemble):
         """Log-likelihood and error of standardised rewards, by member `e` for the transitions `batch[e]`."""
         inputs = self._features(batch.state, batch.context, batch.action, batch.next_state)
         mean, std = self.nets(self.inputs.standardize(inputs))
-        target = self.rewards.standardize(_rewards(batch))
+        target = self.rewards.standardize(batch.known_reward())
         return gaussian_log_prob(target, mean, std), mean - target
-
-
-def _visible_states(n_states: int, hidden: Sequence[int]) -> Int[Tensor, " visible"]:
-    unknown = [index for index in hidden if index not in range(n_states)]
-    if unknown:
-        raise ValueError(f"hidden_states: got {unknown}, expected indices in 0 … {n_states - 1}")
-    return torch.tensor([index for index in range(n_states) if index not in hidden], dtype=torch.long)
-
-
-def _rewards(batch: Batch) -> Float[Tensor, "*batch"]:
-    if batch.reward is None:
-        raise ValueError("Batch.reward: got None, expected the reward of each transition")
-    return batch.reward
 
 
 def _broadcast(**rows: Tensor | None) -> torch.Size:

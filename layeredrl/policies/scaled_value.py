@@ -11,6 +11,7 @@ from torch import Tensor
 from layeredrl.policies.mixin import Outputs
 from layeredrl.policies.networks import DEFAULT_TRUNK, Device, Value
 from layeredrl.policies.trunks import TrunkSettings
+from layeredrl.spaces import check_indices
 
 
 class ScaledValue(Value):
@@ -39,9 +40,7 @@ class ScaledValue(Value):
         hidden_states: Sequence[int] = (),
     ):
         Value.__init__(self, observation_space, action_space, trunk, device)
-        unknown = [index for index in hidden_states if index not in range(self.num_observations)]
-        if unknown:
-            raise ValueError(f"hidden_states: got {unknown}, expected indices in 0 … {self.num_observations - 1}")
+        check_indices("hidden_states", hidden_states, self.num_observations)
         # In an infinite unit, every number is zero.
         self.hidden_states = list(hidden_states)
         scale = torch.ones(self.num_observations)

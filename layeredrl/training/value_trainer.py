@@ -5,12 +5,11 @@ import time
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import trange
 
-from layeredrl.policies.model import Model
+from layeredrl.planners.terminal_value import TerminalValue
 from layeredrl.policies.scaled_value import ScaledValue
 from layeredrl.types import Batch
 
@@ -90,7 +89,7 @@ class ValueTrainer:
             raise ValueError("data: got no transitions, expected some to learn from")
         data = data.to(self.model.device)
         data.check_finite()
-        rewards = _rewards(data)
+        rewards = data.known_reward()
         # The largest and smallest return that an endless sequence of these rewards, or an end, can give.
         extremes = [0.0, *(float(x) / (1 - self.config.discount) for x in rewards.aminmax())]
         self.model.set_scales(data.state, min(extremes), max(extremes) + torch.finfo(rewards.dtype).eps)
@@ -119,17 +118,6 @@ class ValueTrainer:
     def _differences(self, batch: Batch, target: ScaledValue) -> Float[Tensor, " B"]:
         """Value less reward and discounted value of the next state."""
         with torch.no_grad():
-            later = _value(target, batch.next_state, batch.context)
-            expected = _rewards(batch) + self.config.discount * (~batch.terminated.bool()) * later
-        return _value(self.model, batch.state, batch.context) - expected
-
-
-def _value(model: Model, state: Tensor, context: Tensor | None) -> Float[Tensor, " B"]:
-    inputs = {"observations": state} if context is None else {"observations": state, "context": context}
-    return rearrange(model.act(inputs, role="value")[0], "b 1 -> b")
-
-
-def _rewards(batch: Batch) -> Float[Tensor, " B"]:
-    if batch.reward is None:
-        raise ValueError("Batch.reward: got None, expected the reward of each transition")
-    return batch.reward
+            later = TerminalValue(target)(batch.next_state, batch.context)
+            expected = batch.known_reward() + self.config.discount * (~batch.terminated.bool()) * later
+        return TerminalValue(self.model)(batch.state, batch.context) - expected
