@@ -1,5 +1,6 @@
 """What a plan is worth according to a learned model. The only file that knows both planners and models."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, get_args
 
@@ -20,6 +21,8 @@ from layeredrl.types import ModelStep, Propagation, RewardFunction
 
 # (state, context, action, next_state), with leading dims that broadcast -> one value per transition
 TerminationFunction = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
+# State, context, action and next state of all particles.
+Transition = tuple[Tensor, Tensor | None, Tensor, Tensor]
 # How an episode ends that ends with some probability, see `ModelObjective`.
 Ending = Literal["soft", "hard"]
 
@@ -44,7 +47,8 @@ class ModelObjective:
         terms: what else counts, such as costs of actions and penalties for uncertainty, see
             `layeredrl.planners.terms`.
         terminal_value: what the last state is worth, where the episode goes on.
-        max_rows: rows that each network of the model reads at a time; fewer take less memory.
+        max_rows: rows of each member that networks, rewards, ends and values are asked about at a time; fewer take
+            less memory.
     """
 
     def __init__(
@@ -117,10 +121,10 @@ class ModelObjective:
         discount = 1.0
         for action, step in zip(actions.unbind(dim=1), steps, strict=True):
             transition = (step.state, context, action, step.next_state)
-            reward = _per_particle("reward", reward_function(*transition), step)
+            reward = self._ask("reward", reward_function, transition)
             ended = step.term_prob
             if self.termination is not None:
-                ended = _per_particle("termination", self.termination(*transition), step)
+                ended = self._ask("termination", self.termination, transition)
             if self.ending == "hard":
                 ended = ended.round()  # one half goes to zero, and NaN stays
             for term in self.terms:
@@ -132,6 +136,31 @@ class ModelObjective:
             total = total + _if_alive(alive, discount * self._value(step.next_state, context))
         return total
 
+    def _ask(self, name: str, function: RewardFunction, transition: Transition) -> Particles:
+        """What a user's function says of all particles, `max_rows` of each member at a time."""
+        state, context, action, next_state = transition
+        n_particles, n_plans = state.shape[1:3]
+        size = n_plans if self.max_rows is None else max(1, self.max_rows // n_particles)
+        parts = zip(
+            state.split(size, dim=2),
+            _split(context, size, n_plans),
+            action.split(size),
+            next_state.split(size, dim=2),
+            strict=True,
+        )
+        return torch.cat([_per_particle(name, function(*part), part[0]) for part in parts], dim=2)
+
+    def _value(self, state: Float[Tensor, "E P B S"], context: Num[Tensor, "B C"] | None) -> Particles:
+        """What the last states of all particles are worth, `max_rows` of each member at a time."""
+        assert self.terminal_value is not None
+        n_members, n_particles = state.shape[:2]
+        rows = rearrange(state, "e p b s -> (e p b) s")
+        contexts = None if context is None else repeat(context, "b c -> (e p b) c", e=n_members, p=n_particles)
+        size = len(rows) if self.max_rows is None else n_members * self.max_rows
+        parts = zip(rows.split(size), _split(contexts, size, len(rows)), strict=True)
+        values = [_per_state(self.terminal_value(*part), part[0]) for part in parts]
+        return torch.cat(values).reshape(state.shape[:-1])
+
     def _reward_function(self, members: Int[Tensor, " members"] | None) -> RewardFunction:
         if not isinstance(self.reward, RewardModel):
             return self.reward
@@ -142,31 +171,22 @@ class ModelObjective:
         elites = self.model.elites
         return elites if self.use_elites and len(elites) < self.model.n_models else None
 
-    def _value(self, state: Float[Tensor, "E P B S"], context: Num[Tensor, "B C"] | None) -> Particles:
-        assert self.terminal_value is not None
-        leading = state.shape[:2]
-        contexts = None if context is None else repeat(context, "b c -> (e p b) c", e=leading[0], p=leading[1])
-        value = self.terminal_value(rearrange(state, "e p b s -> (e p b) s"), contexts)
-        if not isinstance(value, Tensor):
-            raise TypeError(
-                f"terminal_value: got a {type(value).__name__}, expected a Tensor of one value per state"
-            )
-        expected = (state[..., 0].numel(),)
-        if value.shape != expected:
-            raise ValueError(f"terminal_value: got shape {tuple(value.shape)}, expected {expected}, one per state")
-        return value.reshape(state.shape[:-1])
-
 
 def _if_alive(alive: Tensor, value: Tensor) -> Tensor:
     """Values times the probability to be alive. After a certain end they don't count, even infinite ones or NaN."""
     return alive * torch.where(alive == 0, 0.0, value)
 
 
-def _per_particle(name: str, value: object, step: ModelStep) -> Tensor:
+def _split(rows: Tensor | None, size: int, n_rows: int) -> Sequence[Tensor | None]:
+    """Rows in parts of a size; as many times None, where there are none."""
+    return [None] * math.ceil(n_rows / size) if rows is None else rows.split(size)
+
+
+def _per_particle(name: str, value: object, state: Float[Tensor, "E P B S"]) -> Tensor:
     """What a user's function returned, checked to be one value for each particle."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: got a {type(value).__name__}, expected a Tensor of one value per transition")
-    shape = step.term_prob.shape
+    shape = state.shape[:-1]
     fits = value.ndim <= len(shape) and all(
         n in (1, m) for n, m in zip(value.shape[::-1], shape[::-1], strict=False)
     )
@@ -175,4 +195,13 @@ def _per_particle(name: str, value: object, step: ModelStep) -> Tensor:
             f"{name}: got values of shape {tuple(value.shape)}, expected what broadcasts to {tuple(shape)}: "
             "one value per transition"
         )
-    return value.expand(shape).to(step.term_prob.dtype)
+    return value.expand(shape).to(state.dtype)
+
+
+def _per_state(value: object, state: Float[Tensor, "R S"]) -> Tensor:
+    """What a value function returned, checked to be one value for each state."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"terminal_value: got a {type(value).__name__}, expected a Tensor of one value per state")
+    if value.shape != state.shape[:1]:
+        raise ValueError(f"terminal_value: got shape {tuple(value.shape)}, expected ({len(state)},), one per state")
+    return value

@@ -22,7 +22,7 @@ SPACES = {"plain": (None, ACTION), "nested": (NESTED, NESTED)}
 
 
 @torch.no_grad()
-def peak(horizon, *, spaces=(None, ACTION), wrap=lambda model: model, **settings):
+def peak(horizon, *, spaces=(None, ACTION), wrap=lambda model: model, reward=None, **settings):
     """Bytes that live at once at most, beside the plans."""
     torch.manual_seed(0)
     model = make_ensemble(
@@ -30,7 +30,8 @@ def peak(horizon, *, spaces=(None, ACTION), wrap=lambda model: model, **settings
     )
     state, context = draw(model.state_space, 2), draw(model.context_space, 2)
     plans = draw(model.action_space, 2, N, horizon)
-    objective = ModelObjective(wrap(model), lambda s, c, a, n: n.sum(dim=-1), **settings)(state, context)
+    reward = reward or (lambda s, c, a, n: n.sum(dim=-1))
+    objective = ModelObjective(wrap(model), reward, **settings)(state, context)
     with LiveBytes() as memory:
         objective(plans)
     return memory.peak
@@ -59,3 +60,19 @@ def test_fewer_rows_at_a_time_take_less_memory(spaces):
     whole, half, few = (peak(5, spaces=spaces, max_rows=max_rows) for max_rows in (None, 2 * N * 2, 10))
     assert half < 0.6 * whole
     assert few < 0.4 * half
+
+
+@pytest.mark.parametrize("of", ["reward", "value"])
+def test_nor_do_rewards_and_values_take_more_than_their_rows(of):
+    """What a wide network would need for all particles at once is needed for some of them only."""
+    weight = torch.randn(3, 500)
+
+    def wide(state):
+        return (state @ weight).relu().sum(dim=-1)
+
+    settings = {
+        "reward": {"reward": lambda s, c, a, n: wide(n)},
+        "value": {"terminal_value": lambda s, c: wide(s)},
+    }[of]
+    whole, few = (peak(5, max_rows=max_rows, **settings) for max_rows in (None, 20))
+    assert few < 0.2 * whole
