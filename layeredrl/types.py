@@ -13,8 +13,9 @@ from torch import Tensor
 # How particles move through the members of an ensemble, see `layeredrl.models.propagation`.
 Propagation = Literal["ts_inf", "ts1", "moment_matching", "expectation"]
 
-# (state, context, action, next_state), whose leading dims broadcast -> one reward per transition.
-RewardFunction = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
+# (state, context, action, next_state), whose leading dims broadcast -> one value per transition: its reward, or
+# whether it ends the episode.
+TransitionFunction = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)

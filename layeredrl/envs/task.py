@@ -1,6 +1,6 @@
 """What is known of an environment: its reward and its termination as functions of a transition."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
+from layeredrl.types import TransitionFunction
+
 # Leading dims broadcast: the states of many particles may share the actions of one plan.
 State = Float[Tensor, "*#batch S"]
 Context = Num[Tensor, "*#batch C"] | None
 Action = Num[Tensor, "*#batch A"]
-
-TransitionFunction = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from layeredrl.models.normalization import RunningMoments
 from layeredrl.nets.gaussian_mlp import GaussianMLP
 from layeredrl.nets.stacked import Stacked
 from layeredrl.spaces import check_indices, check_layout, check_rows, feature_size, features
-from layeredrl.types import Batch, RewardFunction
+from layeredrl.types import Batch, TransitionFunction
 
 
 class RewardModel(Ensemble):
@@ -97,7 +97,7 @@ class RewardModel(Ensemble):
         inputs, judges = self._query(state, context, action, next_state), self.elites
         return self._judge(judges, inputs.expand(len(judges), *inputs.shape)).mean(dim=0)
 
-    def paired(self, members: Int[Tensor, " members"] | None = None) -> RewardFunction:
+    def paired(self, members: Int[Tensor, " members"] | None = None) -> TransitionFunction:
         """A reward function whose first leading axis runs over members of the dynamics, each judged by one member.
 
         So a particle that stays with its member of the dynamics (TS∞) meets a single opinion of the reward

@@ -1,7 +1,7 @@
 """What a plan is worth according to a learned model. The only file that knows both planners and models."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -17,10 +17,8 @@ from layeredrl.planners.candidates import Objective
 from layeredrl.planners.checks import check_choice, check_count
 from layeredrl.planners.terminal_value import ValueFunction
 from layeredrl.planners.terms import Particles, Term
-from layeredrl.types import ModelStep, Propagation, RewardFunction
+from layeredrl.types import ModelStep, Propagation, TransitionFunction
 
-# (state, context, action, next_state), with leading dims that broadcast -> one value per transition
-TerminationFunction = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
 # State, context, action and next state of all particles.
 Transition = tuple[Tensor, Tensor | None, Tensor, Tensor]
 # How an episode ends that ends with some probability, see `ModelObjective`.
@@ -54,8 +52,8 @@ class ModelObjective:
     def __init__(
         self,
         model: Model,
-        reward: RewardFunction | RewardModel,
-        termination: TerminationFunction | None = None,
+        reward: TransitionFunction | RewardModel,
+        termination: TransitionFunction | None = None,
         *,
         discount: float = 1.0,
         propagation: Propagation = "ts_inf",
@@ -136,7 +134,7 @@ class ModelObjective:
             total = total + _if_alive(alive, discount * self._value(step.next_state, context))
         return total
 
-    def _ask(self, name: str, function: RewardFunction, transition: Transition) -> Particles:
+    def _ask(self, name: str, function: TransitionFunction, transition: Transition) -> Particles:
         """What a user's function says of all particles, `max_rows` of each member at a time."""
         state, context, action, next_state = transition
         n_particles, n_plans = state.shape[1:3]
@@ -161,7 +159,7 @@ class ModelObjective:
         values = [_per_state(self.terminal_value(*part), part[0]) for part in parts]
         return torch.cat(values).reshape(state.shape[:-1])
 
-    def _reward_function(self, members: Int[Tensor, " members"] | None) -> RewardFunction:
+    def _reward_function(self, members: Int[Tensor, " members"] | None) -> TransitionFunction:
         if not isinstance(self.reward, RewardModel):
             return self.reward
         everyone = torch.arange(self.model.n_models, device=self.model.device)

@@ -14,7 +14,7 @@ from layeredrl.planners.candidates import Objective, with_repeats
 from layeredrl.planners.checks import check_count, check_share
 from layeredrl.planners.refinement import GradientRefinement, refine
 from layeredrl.planners.search_space import SearchSpace
-from layeredrl.spaces import check_rows, check_space
+from layeredrl.spaces import check_rows, check_space, clip
 
 
 @dataclass(frozen=True)
@@ -246,4 +246,4 @@ class Planner(ABC):
         leading = (n_envs, *n_plans, self.horizon)
         check_rows("proposals", proposals, self.action_space, leading=leading, device=self.device, contained=True)
         assert isinstance(proposals, Tensor)
-        return self.space.clamp(proposals[:, :, :: self.action_repeat])
+        return clip(self.action_space, proposals[:, :, :: self.action_repeat])

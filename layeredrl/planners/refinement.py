@@ -10,6 +10,7 @@ from torch import Tensor
 from layeredrl.planners.candidates import Objective, best, evaluate
 from layeredrl.planners.checks import check_count, check_positive
 from layeredrl.planners.search_space import SearchSpace
+from layeredrl.spaces import clip
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def refine(
         offset = torch.zeros_like(plan, requires_grad=True)
         optimizer = torch.optim.Adam([offset], lr=refinement.learning_rate)
         for _ in range(refinement.n_steps):
-            moved = space.clamp(plan + offset * space.initial_std)
+            moved = clip(space.action_space, plan + offset * space.initial_std)
             values = objective(rearrange(moved, "v h a -> v 1 h a"))
             if not values.requires_grad:
                 raise ValueError("refinement: got an objective without a gradient, expected a differentiable one")
@@ -51,6 +52,6 @@ def refine(
             # Environments whose gradient is broken stay where they are.
             offset.grad = torch.where(gradient.isfinite().all(dim=(1, 2), keepdim=True), gradient, 0.0)
             optimizer.step()
-    moved = space.clamp(plan + offset.detach() * space.initial_std)
+    moved = clip(space.action_space, plan + offset.detach() * space.initial_std)
     candidates = torch.stack([moved, plan], dim=1)
     return best(candidates, evaluate(objective, candidates))

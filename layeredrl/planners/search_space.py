@@ -176,11 +176,3 @@ class SearchSpace:
         spread = torch.lerp(mean, self.initial_mean, share)
         spread[..., self.number_features] = mean[..., self.number_features]
         return spread
-
-    def clamp(self, rows: Num[Tensor, "*batch R"]) -> Num[Tensor, "*batch R"]:
-        """Rows whose numbers rounding has moved a little outside, back inside."""
-        if not len(self.numbers):
-            return rows
-        if not self.has_choices:
-            return rows.clamp(self.low, self.high)
-        return rows.index_copy(-1, self.numbers, rows[..., self.numbers].clamp(self.low, self.high))
