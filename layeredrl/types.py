@@ -112,20 +112,33 @@ class Prediction(NamedTuple):
     term_prob: Float[Tensor, "*batch"]
 
 
-class ModelStep(NamedTuple):
+@dataclass(frozen=True)
+class ModelStep:
     """One step of all particles of a rollout: where they were, where they went, and the laws they were drawn from.
 
     Attributes:
         state, next_state: the particles. P is 1 where all particles of a member coincide.
-        mean, var: mean and variance of the step that member `e` made, given where its particle was.
         term_prob: probability that the step ended the episode.
+        get_moments: mean and variance of the step that member `e` made, given where its particle was. Many never
+            ask for them.
     """
 
     state: Float[Tensor, "E P B S"]
     next_state: Float[Tensor, "E P B S"]
-    mean: Float[Tensor, "E P B S"]
-    var: Float[Tensor, "E P B S"]
     term_prob: Float[Tensor, "E P B"]
+    get_moments: Callable[[], tuple[Float[Tensor, "E P B S"], Float[Tensor, "E P B S"]]]
+
+    @cached_property
+    def _moments(self) -> tuple[Float[Tensor, "E P B S"], Float[Tensor, "E P B S"]]:
+        return self.get_moments()
+
+    @property
+    def mean(self) -> Float[Tensor, "E P B S"]:
+        return self._moments[0]
+
+    @property
+    def var(self) -> Float[Tensor, "E P B S"]:
+        return self._moments[1]
 
 
 @dataclass(frozen=True)

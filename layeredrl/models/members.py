@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from einops import rearrange
 from gymnasium.spaces import Space
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
@@ -96,28 +95,18 @@ class Members(nn.Module):
         context_rows = self._context_features(context)
         if context_rows is not None:
             context_rows = standardize_context(context_rows).expand(n_members, -1, -1)
-        target_scale = self.targets.scale
+        scale = self.targets.scale
 
-        def step(state: Tensor, context_rows: Tensor | None, action: Tensor) -> MemberPrediction:
+        def ask(state: Tensor, context_rows: Tensor | None, action: Tensor) -> Any:
             action_rows = standardize_action(features(self.action_space, action)).expand(n_members, -1, -1)
-            (mean, std), weights, term_prob = run(standardize_state(state), context_rows, action_rows)
-            mean = mean * target_scale
-            if self.predict_delta:
-                mean = mean + rearrange(state, "e r s -> e r 1 s")
-            return MemberPrediction(mean, std * target_scale, weights, term_prob)
+            return run(standardize_state(state), context_rows, action_rows)
 
-        def step_in_chunks(state: Float[Tensor, "E R S"], action: Num[Tensor, "#E R A"]) -> MemberPrediction:
-            n_rows = state.shape[1]
-            if max_rows is None or n_rows <= max_rows:
-                return step(state, context_rows, action)
-            contexts = [None] * math.ceil(n_rows / max_rows)
-            if context_rows is not None:
-                contexts = context_rows.split(max_rows, dim=1)
-            chunks = zip(state.split(max_rows, dim=1), contexts, action.split(max_rows, dim=1), strict=True)
-            parts = zip(*(step(*chunk) for chunk in chunks), strict=True)
-            return MemberPrediction(*(torch.cat(part, dim=1) for part in parts))
+        def step(state: Float[Tensor, "E R S"], action: Num[Tensor, "#E R A"]) -> MemberPrediction:
+            (mean, std), weights, term_prob = _in_chunks(ask, (state, context_rows, action), max_rows)
+            origin = state if self.predict_delta else torch.zeros_like(scale)
+            return MemberPrediction(mean, std, weights, term_prob, origin, scale)
 
-        return step_in_chunks
+        return step
 
     def explain(self, batch: Batch) -> Explanation:
         """Compare what member `e` expects with the transitions `batch[e]` of leading dims `(E, B)`."""
@@ -164,7 +153,17 @@ class Members(nn.Module):
 
 
 def _standardize(mean: Tensor, scale: Tensor, x: Tensor) -> Tensor:
-    return (x - mean) / scale
+    return torch.sub(x, mean).div_(scale)
+
+
+def _in_chunks(ask: Callable[..., Any], rows: tuple[Tensor | None, ...], max_rows: int | None) -> Any:
+    """What `ask` says of rows `(E, R, …)`, no more than `max_rows` of each member at a time."""
+    n_rows = next(x for x in rows if x is not None).shape[1]
+    if max_rows is None or n_rows <= max_rows:
+        return ask(*rows)
+    n_chunks = math.ceil(n_rows / max_rows)
+    chunks = zip(*([None] * n_chunks if x is None else x.split(max_rows, dim=1) for x in rows), strict=True)
+    return tree_map(lambda *parts: torch.cat(parts, dim=1), *(ask(*chunk) for chunk in chunks))
 
 
 def _termination_loss(

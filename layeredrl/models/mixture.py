@@ -3,7 +3,7 @@
 import math
 
 import torch
-from einops import einsum, rearrange
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -44,9 +44,10 @@ def mixture_moments(
     """Mean and variance of a mixture: the variance within the modes plus that of their means."""
     if mean.shape[-2] == 1:
         return mean.squeeze(-2), std.squeeze(-2).square()
-    total_mean = einsum(weights, mean, "... m, ... m s -> ... s")
+    weights = rearrange(weights, "... m -> ... m 1")
+    total_mean = (weights * mean).sum(dim=-2)  # an einsum makes tiny matrix products of it, which takes longer
     centred = mean - rearrange(total_mean, "... s -> ... 1 s")
-    return total_mean, einsum(weights, std.square() + centred.square(), "... m, ... m s -> ... s")
+    return total_mean, (weights * (std.square() + centred.square())).sum(dim=-2)
 
 
 def mixture_sample(

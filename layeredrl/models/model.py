@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -141,8 +142,8 @@ class Model(ABC, nn.Module):
         states = rearrange(rollout.state[:, :, :n_particles], "b e p t s -> t e p b s")
         means, variances = (rearrange(x, "b e p h s -> h e p b s") for x in (rollout.step_mean, rollout.step_var))
         term_probs = rearrange(rollout.term_prob[:, :, :n_particles], "b e p h -> h e p b")
-        for step in zip(states[:-1], states[1:], means, variances, term_probs, strict=True):
-            yield ModelStep(*step)
+        for t, term_prob in enumerate(term_probs):
+            yield ModelStep(states[t], states[t + 1], term_prob, partial(lambda t: (means[t], variances[t]), t))
 
     @abstractmethod
     def get_log_prob(

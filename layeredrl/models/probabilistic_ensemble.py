@@ -149,11 +149,14 @@ class ProbabilisticEnsemble(Ensemble, Model):
         contexts = None if context is None else context.reshape(-1, context.shape[-1])
         rows = state.reshape(-1, state.shape[-1]).expand(n_members, -1, -1)
         step = self._step_function(contexts, members, loss_mode)
-        mean, member_std, weights, term_prob = step(rows, action.reshape(1, -1, action.shape[-1]))
-        mean, member_std, weights = (x.transpose(0, 1).unflatten(0, leading) for x in (mean, member_std, weights))
+        members_say = step(rows, action.reshape(1, -1, action.shape[-1]))
+        mean, member_std, weights = (
+            x.transpose(0, 1).unflatten(0, leading)
+            for x in (members_say.next_mean, members_say.next_std, members_say.weights)
+        )
         if std is not None:
             member_std = _broadcast_std(std, mean)
-        return Prediction(mean, weights, member_std, term_prob.mean(dim=0).unflatten(0, leading))
+        return Prediction(mean, weights, member_std, members_say.term_prob.mean(dim=0).unflatten(0, leading))
 
     def sample(
         self,

@@ -14,6 +14,7 @@ opinions, not to luck.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -26,12 +27,27 @@ from layeredrl.types import ModelStep, Propagation, Rollout
 
 
 class MemberPrediction(NamedTuple):
-    """One step of each member from its own R rows: a mixture over absolute next states."""
+    """One step of each member from its own R rows: a mixture over its targets, and where these lead.
+
+    Targets are what the networks speak of. The next state is `origin + scale · target`: what holds for all modes is
+    applied to what is drawn from them, not to each.
+    """
 
     mean: Float[Tensor, "E R M S"]
     std: Float[Tensor, "E R M S"]
     weights: Float[Tensor, "E R M"]
     term_prob: Float[Tensor, "E R"]
+    origin: Float[Tensor, "*#rows S"]
+    scale: Float[Tensor, "*#rows S"]
+
+    @property
+    def next_mean(self) -> Float[Tensor, "E R M S"]:
+        """Of each mode, as a next state."""
+        return torch.addcmul(rearrange(self.origin, "... s -> ... 1 s"), self.mean, self.scale)
+
+    @property
+    def next_std(self) -> Float[Tensor, "E R M S"]:
+        return self.std * self.scale
 
 
 class Noise(NamedTuple):
@@ -42,56 +58,46 @@ class Noise(NamedTuple):
     order: Int[Tensor, "E P B"] | None
 
 
-class Draw(NamedTuple):
-    """What the members drew for their particles, and the moments of the laws they drew from."""
-
-    state: Float[Tensor, "E P B S"]
-    mean: Float[Tensor, "E P B S"]
-    var: Float[Tensor, "E P B S"]
-
-
 # (rows of states, rows of actions) -> one step of each member
 StepFunction = Callable[[Float[Tensor, "E R S"], Num[Tensor, "#E R A"]], MemberPrediction]
 # (rows of states, time step) -> rows of actions, which may be the same for all members
 ActionFunction = Callable[[Float[Tensor, "E R S"], int], Num[Tensor, "#E R A"]]
-# (what was drawn, its normal noise) -> where the particles are now
-Scheme = Callable[[Draw, Float[Tensor, "#E P B S"]], Float[Tensor, "E P B S"]]
+# Mean and variance of the step of each particle.
+Moments = tuple[Float[Tensor, "E P B S"], Float[Tensor, "E P B S"]]
 
 
-def _stay(draw: Draw, normal: Float[Tensor, "#E P B S"]) -> Float[Tensor, "E P B S"]:
-    return draw.state
-
-
-def _match_moments(draw: Draw, normal: Float[Tensor, "#E P B S"]) -> Float[Tensor, "E P B S"]:
-    """The noise of the step serves again: what it moved is replaced, so each particle is still drawn once.
+def _match_moments(moments: Moments, normal: Float[Tensor, "#E P B S"]) -> Float[Tensor, "E P B S"]:
+    """Particles drawn from the Gaussian that has the moments of all of them.
 
     The spread of the means within members is estimated from P particles, and 1 / P of it shows between members too.
     """
-    n_members, n_particles = draw.mean.shape[:2]
-    mean = reduce(draw.mean, "e p b s -> b s", "mean")
-    between = reduce(draw.mean, "e p b s -> e b s", "mean").var(dim=0, correction=0)
-    var = reduce(draw.var, "e p b s -> b s", "mean") + between
+    step_mean, step_var = moments
+    n_members, n_particles = step_mean.shape[:2]
+    mean = reduce(step_mean, "e p b s -> b s", "mean")
+    between = reduce(step_mean, "e p b s -> e b s", "mean").var(dim=0, correction=0)
+    var = reduce(step_var, "e p b s -> b s", "mean") + between
     if n_particles > 1:
-        within = draw.mean.var(dim=1, correction=1).mean(dim=0)
+        within = step_mean.var(dim=1, correction=1).mean(dim=0)
         var = var + within * (1 - (1 - 1 / n_members) / n_particles)
-    return (mean + var.sqrt() * normal).expand_as(draw.state)
+    return (mean + var.sqrt() * normal).expand_as(step_mean)
 
 
-def _average(draw: Draw, normal: Float[Tensor, "#E P B S"]) -> Float[Tensor, "E P B S"]:
-    return reduce(draw.mean, "e p b s -> 1 p b s", "mean").expand_as(draw.mean)
+def _average(moments: Moments, normal: Float[Tensor, "#E P B S"]) -> Float[Tensor, "E P B S"]:
+    return reduce(moments[0], "e p b s -> 1 p b s", "mean").expand_as(moments[0])
 
 
-SCHEMES: dict[Propagation, Scheme] = {
-    "ts_inf": _stay,
-    "ts1": _stay,
+# What makes one law of all particles' laws, and draws from that; none where each particle follows its own.
+MERGE: dict[Propagation, Callable[[Moments, Float[Tensor, "#E P B S"]], Float[Tensor, "E P B S"]] | None] = {
+    "ts_inf": None,
+    "ts1": None,
     "moment_matching": _match_moments,
     "expectation": _average,
 }
 
 
 def check_propagation(propagation: str) -> None:
-    if propagation not in SCHEMES:
-        raise ValueError(f"propagation: got {propagation!r}, expected one of {', '.join(SCHEMES)}")
+    if propagation not in MERGE:
+        raise ValueError(f"propagation: got {propagation!r}, expected one of {', '.join(MERGE)}")
 
 
 def particles_coincide(propagation: Propagation, deterministic: bool) -> bool:
@@ -118,33 +124,43 @@ def propagate(
         action_function: what is done where the particles are.
         initial_state: where all particles of a batch row start.
         horizon: number of steps.
-        propagation: a key of `SCHEMES`.
+        propagation: a key of `MERGE`.
         n_members, n_particles: E and P; P is 1 where particles coincide.
         deterministic: whether each member follows the mean of its mixture.
         generator: source of the noise.
     """
-    scheme = SCHEMES[propagation]
+    merge = MERGE[propagation]
     state = repeat(initial_state, "b s -> e p b s", e=n_members, p=n_particles)
     for t in range(horizon):
         noise = _draw_noise(propagation, state, deterministic, generator)
         rows = rearrange(_deal(state, noise.order), "e p b s -> e (p b) s")
         prediction = step_function(rows, action_function(rows, t))
-        draw = _draw(prediction, noise, deterministic)
-        next_state = scheme(draw._replace(state=_collect(draw.state, noise.order)), noise.normal)
+        get_moments = cache(partial(_moments, prediction, n_particles, deterministic))
+        if merge is not None:
+            next_state = merge(get_moments(), noise.normal)
+        elif deterministic:
+            next_state = _collect(get_moments()[0], noise.order)
+        else:
+            next_state = _collect(_draw(prediction, noise), noise.order)
         term_prob = rearrange(prediction.term_prob, "e (p b) -> e p b", p=n_particles)
-        yield ModelStep(state, next_state, draw.mean, draw.var, _collect(term_prob, noise.order))
+        yield ModelStep(state, next_state, _collect(term_prob, noise.order), get_moments)
         state = next_state
 
 
 def record(steps: Iterable[ModelStep], n_particles: int) -> Rollout:
     """All steps as one record, with P = `n_particles` even where particles coincide."""
-    steps = list(steps)
-    states = [steps[0].state, *(step.next_state for step in steps)]
+    states, means, variances, term_probs = [], [], [], []
+    for step in steps:
+        states.append(step.state)
+        means.append(step.mean)
+        variances.append(step.var)
+        term_probs.append(step.term_prob)
+    states.append(step.next_state)
     return Rollout(
         state=_expand(rearrange(states, "t e p b s -> b e p t s"), n_particles),
-        step_mean=rearrange([step.mean for step in steps], "t e p b s -> b e p t s"),
-        step_var=rearrange([step.var for step in steps], "t e p b s -> b e p t s"),
-        term_prob=_expand(rearrange([step.term_prob for step in steps], "t e p b -> b e p t"), n_particles),
+        step_mean=rearrange(means, "t e p b s -> b e p t s"),
+        step_var=rearrange(variances, "t e p b s -> b e p t s"),
+        term_prob=_expand(rearrange(term_probs, "t e p b -> b e p t"), n_particles),
     )
 
 
@@ -167,16 +183,21 @@ def _draw_noise(
     return Noise(normal, torch.rand(shape[:-1], generator=generator, device=state.device), order)
 
 
-def _draw(prediction: MemberPrediction, noise: Noise, deterministic: bool) -> Draw:
+def _draw(prediction: MemberPrediction, noise: Noise) -> Float[Tensor, "E P B S"]:
     """Draw each particle from its member's mixture."""
-    unfold = {"p": noise.normal.shape[1]}
-    mixture_mean = rearrange(prediction.mean, "e (p b) m s -> e p b m s", **unfold)
-    mixture_std = rearrange(prediction.std, "e (p b) m s -> e p b m s", **unfold)
-    weights = rearrange(prediction.weights, "e (p b) m -> e p b m", **unfold)
-    mean, var = mixture_moments(mixture_mean, mixture_std, weights)
-    if deterministic:
-        return Draw(mean, mean, torch.zeros_like(var))
-    return Draw(mixture_sample(mixture_mean, mixture_std, weights, noise.normal, noise.mode), mean, var)
+    normal, uniform = rearrange(noise.normal, "e p b s -> e (p b) s"), rearrange(noise.mode, "e p b -> e (p b)")
+    target = mixture_sample(prediction.mean, prediction.std, prediction.weights, normal, uniform)
+    next_state = torch.addcmul(prediction.origin, target, prediction.scale)
+    return rearrange(next_state, "e (p b) s -> e p b s", p=noise.normal.shape[1])
+
+
+def _moments(prediction: MemberPrediction, n_particles: int, deterministic: bool) -> Moments:
+    """Of the law that each particle is drawn from; no variance where it follows the mean."""
+    mean, var = mixture_moments(prediction.mean, prediction.std, prediction.weights)
+    mean = torch.addcmul(prediction.origin, mean, prediction.scale)
+    var = torch.zeros_like(var) if deterministic else var * prediction.scale.square()
+    mean, var = (rearrange(x, "e (p b) s -> e p b s", p=n_particles) for x in (mean, var))
+    return mean, var
 
 
 def _deal(state: Float[Tensor, "E P B S"], order: Int[Tensor, "E P B"] | None) -> Float[Tensor, "E P B S"]:

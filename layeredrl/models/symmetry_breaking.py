@@ -43,9 +43,12 @@ class RandomDynamics(nn.Module):
 
 def blend(share: float, random_mean: Float[Tensor, "E R S"], learned: MemberPrediction) -> MemberPrediction:
     """A learned prediction faded into a random one, which never terminates."""
+    std = share * RANDOM_STD + (1 - share) * learned.next_std
     return MemberPrediction(
-        mean=share * rearrange(random_mean, "e r s -> e r 1 s") + (1 - share) * learned.mean,
-        std=share * RANDOM_STD + (1 - share) * learned.std,
+        mean=share * rearrange(random_mean, "e r s -> e r 1 s") + (1 - share) * learned.next_mean,
+        std=std,
         weights=learned.weights,
         term_prob=(1 - share) * learned.term_prob,
+        origin=torch.zeros_like(learned.scale),
+        scale=torch.ones_like(learned.scale),
     )

@@ -1,10 +1,11 @@
 """A fully connected net that foretells one number, and how far it may be off."""
 
+import math
 from collections.abc import Callable, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from layeredrl.nets.mlp import mlp
 
@@ -23,18 +24,20 @@ class GaussianMLP(nn.Module):
 
     def __init__(self, n_inputs: int, hidden_sizes: Sequence[int], nonlinearity: Callable[[], nn.Module]):
         super().__init__()
-        self.trunk = mlp(n_inputs, hidden_sizes, nonlinearity)
-        self.head = nn.Linear((n_inputs, *hidden_sizes)[-1], 2)
+        # One sequence, head included: members can run all of it in turn.
+        self.net = mlp(n_inputs, hidden_sizes, nonlinearity).append(nn.Linear((n_inputs, *hidden_sizes)[-1], 2))
 
     def forward(self, x: Float[Tensor, "*batch F"]) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        mean, log_std = self.head(self.trunk(x)).unbind(dim=-1)
-        return mean, soft_clamp(log_std, MIN_LOG_STD, MAX_LOG_STD).exp()
+        mean, raw_std = self.net(x).unbind(dim=-1)
+        return mean, bounded_std(raw_std, MIN_LOG_STD, MAX_LOG_STD)
 
 
-def soft_clamp(x: Float[Tensor, "*shape"], low: float, high: float) -> Float[Tensor, "*shape"]:
-    """Soft bounds, so that the gradient doesn't vanish where they are reached (Chua et al. 2018, appendix A.1).
+def bounded_std(raw: Float[Tensor, "*shape"], min_log_std: float, max_log_std: float) -> Float[Tensor, "*shape"]:
+    """What a net says of a log standard deviation, within soft bounds, as a standard deviation.
 
-    The upper one is exceeded by log(1 + exp(low − high)) at most.
+    Bounded from above and then from below by softplus, so that the gradient doesn't vanish where the bounds are
+    reached (Chua et al. 2018, appendix A.1). That the upper one is exceeded by log(1 + exp(min − max)) at most, and
+    that all of it is no more than a sigmoid, follows from exp(low + softplus(u)) = exp(low) (1 + exp(u)) with
+    u = high − low − softplus(high − raw), and from exp(−softplus(high − raw)) = sigmoid(raw − high).
     """
-    x = high - softplus(high - x)
-    return low + softplus(x - low)
+    return math.exp(min_log_std) + math.exp(max_log_std) * torch.sigmoid(raw - max_log_std)

@@ -26,8 +26,10 @@ from torch.func import functional_call, vmap
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
-from layeredrl.nets.stacked_linear import Inputs, exchange_linear_layers, separate_members, take_turns, turns_pay
+from layeredrl.nets.stacked_linear import exchange_linear_layers
+from layeredrl.nets.turns import take_turns, turns_pay
 
+Inputs = tuple[Tensor | None, ...]
 # (module with stacked tensors, the tensors to use, which members they are, inputs) -> outputs with a leading E
 Way = Callable[[nn.Module, dict[str, Tensor], Sequence[int], Inputs], Any]
 
@@ -46,6 +48,7 @@ class Stacked(nn.Module):
 
     def __init__(self, members: Sequence[nn.Module], example: Inputs):
         super().__init__()
+        keep_freed_memory()
         self.n_members = len(members)
         self.members, self._way = _choose_way(members, example)
 
@@ -68,14 +71,25 @@ class Stacked(nn.Module):
             tensors = {name: tensor[indices] for name, tensor in tensors.items()}
         if self._way is not _run_exchanged:
             return lambda *inputs: self._way(self.members, tensors, chosen, inputs)
-        separate = cache(partial(separate_members, self.members, chosen))
+        in_turns = cache(partial(take_turns, self.members, chosen))
 
         def run(*inputs: Tensor | None) -> Any:
-            if turns_pay(_first(inputs)):
-                return take_turns(separate(), inputs)
+            first = _first(inputs)
+            if turns_pay(first):
+                return in_turns(first.shape[1:-1].numel())(*inputs)
             return self.members(*inputs) if indices is None else functional_call(self.members, tensors, inputs)
 
         return run
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep the memory that tensors of up to 32 MiB free, for the tensors that come after them.
+
+    By default, glibc hands it back, and the system fills every page with zeros when it is asked for it anew, which
+    takes longer than most operations on it. It ceases to do so, up to this size, once a block was freed (`man 3
+    mallopt`, M_MMAP_THRESHOLD). The block itself is never touched and so takes no memory.
+    """
+    torch.empty(32 * 2**20 - 2**12, dtype=torch.uint8)
 
 
 def _choose_way(members: Sequence[nn.Module], example: Inputs) -> tuple[nn.Module, Way]:
@@ -143,7 +157,7 @@ def _run_exchanged(module: nn.Module, tensors: dict[str, Tensor], _: Sequence[in
 
 
 def _run_in_turn(module: nn.Module, _: dict[str, Tensor], chosen: Sequence[int], inputs: Inputs) -> Any:
-    return take_turns(separate_members(module, chosen), inputs)
+    return take_turns(module, chosen, n_rows=len(_first(inputs)[0]))(*inputs)
 
 
 def _first(inputs: Inputs) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from layeredrl.models.propagation import SCHEMES
+from layeredrl.models.propagation import MERGE
 from tests.models.ensembles import ACTION, CONTEXT, DISCRETE, NESTED, draw, make_ensemble, make_fixed, query
 from tests.reference.loop_ensemble import LoopEnsemble
 
@@ -98,7 +98,7 @@ def test_two_different_deterministic_members_have_no_aleatoric_variance(n_partic
     torch.testing.assert_close(rollout.state_epistemic_var, expected[None, :, None].expand(5, 5, 3))
 
 
-@pytest.mark.parametrize("propagation", list(SCHEMES))
+@pytest.mark.parametrize("propagation", list(MERGE))
 def test_total_variance_is_that_of_the_particles(propagation):
     """Two members that differ in mean and noise; moments over many starts that are all the same."""
     model = make_fixed({"offset": -0.5, "std": 0.2}, {"offset": 0.5, "std": 0.6}, n_particles_per_model=8)
@@ -131,7 +131,7 @@ def test_expectation_follows_the_mean_over_members():
     torch.testing.assert_close(rollout.state, expected)
 
 
-@pytest.mark.parametrize("propagation", list(SCHEMES))
+@pytest.mark.parametrize("propagation", list(MERGE))
 def test_members_restrict_the_rollout(propagation):
     offsets = [{"offset": float(e), "std": 1e-6} for e in range(4)]
     model = make_fixed(*offsets, n_particles_per_model=2)
@@ -146,7 +146,7 @@ def test_members_restrict_the_rollout(propagation):
 def test_the_generator_decides_everything():
     model = make_ensemble(n_models=3, n_modes=2, n_particles_per_model=2)
     inputs = start(4)
-    for propagation in SCHEMES:
+    for propagation in MERGE:
         first, second, other = (
             model.rollout(*inputs, propagation=propagation, generator=torch.Generator().manual_seed(seed)).state
             for seed in (7, 7, 8)

@@ -60,13 +60,19 @@ def test_actions_move_by_their_length_times_the_factor():
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_a_blend_interpolates_everything_but_the_weights(share):
     learned = MemberPrediction(
-        torch.randn(2, 5, 3, 4), torch.rand(2, 5, 3, 4), torch.rand(2, 5, 3), torch.rand(2, 5)
+        torch.randn(2, 5, 3, 4),
+        torch.rand(2, 5, 3, 4),
+        torch.rand(2, 5, 3),
+        torch.rand(2, 5),
+        origin=torch.randn(2, 5, 4),
+        scale=torch.rand(4),
     )
     random_mean = torch.randn(2, 5, 4)
     blended = blend(share, random_mean, learned)
     for mode in range(3):
-        expected = share * random_mean + (1 - share) * learned.mean[:, :, mode]
-        torch.testing.assert_close(blended.mean[:, :, mode], expected)
-    torch.testing.assert_close(blended.std, share * RANDOM_STD + (1 - share) * learned.std)
+        learned_mean = learned.origin + learned.scale * learned.mean[:, :, mode]
+        expected = share * random_mean + (1 - share) * learned_mean
+        torch.testing.assert_close(blended.next_mean[:, :, mode], expected)
+    torch.testing.assert_close(blended.next_std, share * RANDOM_STD + (1 - share) * learned.scale * learned.std)
     torch.testing.assert_close(blended.term_prob, (1 - share) * learned.term_prob)
     assert torch.equal(blended.weights, learned.weights)

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from layeredrl.nets import turns
 from layeredrl.nets.stacked import Stacked
-from layeredrl.nets.stacked_linear import ROWS_FOR_TURNS, StackedLinear
+from layeredrl.nets.stacked_linear import StackedLinear
+from layeredrl.nets.turns import ROWS_FOR_TURNS
 
 E, IN, OUT = 3, 4, 2
 
@@ -59,6 +61,7 @@ FAST = {
     "dropout-and-norm": sequential(inner, nn.Dropout, partial(nn.LayerNorm, 8)),
     "own-parameters": OwnParameters,
     "depends-on-all-rows": sequential(partial(Apply, lambda x: x - x.mean()), inner, last),
+    "activations-first": sequential(lambda: nn.Sequential(nn.Tanh(), nn.ReLU()), nn.SiLU, inner, nn.GELU, last),
     "no-tensors": partial(Apply, lambda x: x[1:].cumsum(dim=0)),
 }
 SLOW = {
@@ -196,11 +199,12 @@ def test_many_rows_without_gradients_are_answered_as_by_a_loop(kind, n_rows, ind
         torch.testing.assert_close(run(x), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("has_onednn", [True, False])
+@pytest.mark.parametrize("by_onednn", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @torch.no_grad()
-def test_many_rows_may_have_any_layout_and_precision(has_onednn, dtype, monkeypatch):
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: has_onednn)
+def test_many_rows_may_have_any_layout_and_precision(by_onednn, dtype, monkeypatch):
+    monkeypatch.setattr(turns, "onednn_is_faster", lambda: by_onednn)
+    monkeypatch.setattr(turns, "BLOCK_ROWS", 300)
     members, stacked = build("linear")
     members, stacked = [member.to(dtype) for member in members], stacked.to(dtype)
     assert any(isinstance(module, StackedLinear) for module in stacked.modules())  # the way that takes turns

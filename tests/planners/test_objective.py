@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from layeredrl.models.propagation import SCHEMES
+from layeredrl.models.propagation import MERGE
 from layeredrl.planners import risk
 from layeredrl.planners.cem import CEM
 from layeredrl.planners.objective import ModelObjective
@@ -103,7 +103,7 @@ def test_actions_and_contexts_of_any_nesting_are_planned_with():
     torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("propagation", SCHEMES)
+@pytest.mark.parametrize("propagation", MERGE)
 def test_a_model_that_only_rolls_out_gives_the_same_values(propagation):
     model = make_model()
     (state, _), plans = start(model), draw_plans(model)
@@ -215,7 +215,7 @@ class NetWithModes(Net):
 
     def __init__(self, *spaces_and_modes):
         super().__init__(*spaces_and_modes)
-        self.trunk.append(nn.BatchNorm1d(8)).append(nn.Dropout(0.5))
+        self.net.insert(2, nn.BatchNorm1d(8)).insert(3, nn.Dropout(0.5))
 
 
 @pytest.mark.parametrize("net", [Net, NetWithModes])

@@ -33,7 +33,7 @@ class LoopRewards:
     def _law(self, e, x) -> Normal:
         own = {name: value[e].double() for name, value in self.model.nets.members.state_dict().items()}
         layers = sorted(name.removesuffix(".weight") for name in own if name.endswith(".weight"))
-        *hidden, head = [*(name for name in layers if name != "head"), "head"]
+        *hidden, head = sorted(layers, key=lambda name: int(name.removeprefix("net.")))
         for name in hidden:
             x = nn.functional.silu(linear(x, own[f"{name}.weight"], own[f"{name}.bias"]))
         mean, log_std = linear(x, own[f"{head}.weight"], own[f"{head}.bias"]).T

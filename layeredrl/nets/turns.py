@@ -1,0 +1,139 @@
+"""Many rows without gradients on a CPU: members take turns, so that what lies between layers stays in the cache."""
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from layeredrl.nets.stacked_linear import StackedLinear
+
+# From this many rows per member on, one member after the other beats all at once.
+ROWS_FOR_TURNS = 512
+# Rows that go through all layers before the next ones do: their activations fill about half of a large cache.
+BLOCK_ROWS = 2048
+
+# What treats every number alike, and so doesn't care how many members or rows there are; and what of it can
+# overwrite its input.
+IN_PLACE = (nn.ELU, nn.LeakyReLU, nn.Mish, nn.ReLU, nn.SiLU)
+ELEMENTWISE = (*IN_PLACE, nn.GELU, nn.Identity, nn.Sigmoid, nn.Softplus, nn.Tanh)
+
+
+def turns_pay(x: Float[Tensor, "E *batch n_in"]) -> bool:
+    """Whether it is faster to let each member do all its layers before the next one begins."""
+    n_rows = x.shape[1:-1].numel()
+    return n_rows >= ROWS_FOR_TURNS and x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def take_turns(exchanged: nn.Module, chosen: Sequence[int], n_rows: int) -> nn.Module:
+    """A copy of a module with stacked layers, in which the chosen members take turns, as their tensors are now.
+
+    Args:
+        exchanged: whose linear layers are all stacked.
+        chosen: members, in the order of the inputs' leading axis.
+        n_rows: of each member that it will be asked about, roughly.
+    """
+    # What the memo of a deep copy holds is taken instead of a copy.
+    memo = {id(part): LayersInTurn(part, chosen, n_rows) for part in _parts_that_take_turns(exchanged)}
+    return copy.deepcopy(exchanged, memo)
+
+
+def _parts_that_take_turns(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost sequences of linear layers and activations, and the linear layers that are in none."""
+    layers = list(module) if isinstance(module, nn.Sequential) else [module]
+    has_linear = any(isinstance(layer, StackedLinear) for layer in layers)
+    if has_linear and all(isinstance(layer, (StackedLinear, *ELEMENTWISE)) for layer in layers):
+        yield module
+        return
+    for child in module.children():
+        yield from _parts_that_take_turns(child)
+
+
+class LayersInTurn(nn.Module):
+    """Layers of several members, `(E, …, in)` to `(E, …, out)`: all those of one member, then the next one's.
+
+    Args:
+        layers: a stacked linear layer, or a sequence of these and of elementwise activations.
+        chosen, n_rows: as for `take_turns`.
+    """
+
+    def __init__(self, layers: nn.Module, chosen: Sequence[int], n_rows: int):
+        super().__init__()
+        sequence = list(layers) if isinstance(layers, nn.Sequential) else [layers]
+        self.block_rows = min(n_rows, BLOCK_ROWS)
+        linear_layers = [layer for layer in sequence if isinstance(layer, StackedLinear)]
+        self.n_outputs = linear_layers[-1].weight.shape[1]
+        widest = max(layer.weight.shape[1] for layer in linear_layers)
+        # Linear layers write to these in turn. Fresh memory from the system would cost more than an activation.
+        buffers = linear_layers[0].weight.new_empty(2, self.block_rows * widest)
+        self.members = [_member_layers(sequence, e, buffers, self.block_rows) for e in chosen]
+
+    def forward(self, x: Float[Tensor, "E *batch n_in"]) -> Float[Tensor, "E *batch n_out"]:
+        rows = x.flatten(1, -2)
+        out = rows.new_empty(*rows.shape[:2], self.n_outputs)
+        for member, own_rows, own_out in zip(self.members, rows, out, strict=True):
+            for block, block_out in zip(*(y.split(self.block_rows) for y in (own_rows, own_out)), strict=True):
+                for layer in member:
+                    block = layer(block)
+                block_out.copy_(block)
+        return out.view(*x.shape[:-1], self.n_outputs)
+
+
+_Layer = Callable[[Float[Tensor, "R n_in"]], Float[Tensor, "R n_out"]]
+
+
+def _member_layers(
+    sequence: Sequence[nn.Module], e: int, buffers: Float[Tensor, "2 numbers"], n_rows: int
+) -> list[_Layer]:
+    """The layers of one member as its tensors are now."""
+    by_onednn = onednn_is_faster() and buffers.dtype == torch.float32
+    turns = itertools.cycle(buffers)
+    layers: list[_Layer] = []
+    for i, layer in enumerate(sequence):
+        if isinstance(layer, StackedLinear):
+            tensors = layer.weight[e].detach(), None if layer.bias is None else layer.bias[e].detach()
+            layers.append(_by_onednn(*tensors, n_rows) if by_onednn else _by_mkl(*tensors, next(turns)))
+            continue
+        activation = copy.copy(layer)
+        # Nothing else can read what a linear layer returns.
+        if i > 0 and isinstance(sequence[i - 1], StackedLinear) and isinstance(activation, IN_PLACE):
+            activation.inplace = True
+        layers.append(activation)
+    return layers
+
+
+def onednn_is_faster() -> bool:
+    """MKL, which does torch's products, leaves unused half of what some processors can do that are not Intel's.
+
+    The operators of oneDNN are those that `torch.compile` takes.
+    """
+    has_onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return has_onednn and "Intel" not in _processor()
+
+
+def _processor() -> str:
+    """What torch knows of the processor's name; older versions know nothing."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return str(capabilities.get("cpu_name", ""))
+
+
+def _by_mkl(
+    weight: Float[Tensor, "n_out n_in"], bias: Float[Tensor, " n_out"] | None, buffer: Float[Tensor, " numbers"]
+) -> _Layer:
+    columns = weight.t().contiguous()
+
+    def apply(rows: Float[Tensor, "R n_in"]) -> Float[Tensor, "R n_out"]:
+        out = buffer[: len(rows) * len(weight)].view(len(rows), len(weight))
+        torch.mm(rows, columns, out=out)
+        # `addmm` would copy the bias to all rows first, and take a third longer.
+        return out if bias is None else out.add_(bias)
+
+    return apply
+
+
+def _by_onednn(weight: Float[Tensor, "n_out n_in"], bias: Float[Tensor, " n_out"] | None, n_rows: int) -> _Layer:
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, n_rows)
+    return lambda rows: torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
