@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +15,13 @@ from torch.utils._pytree import tree_map
 from layeredrl.models.mixture import mixture_log_prob, mixture_moments
 from layeredrl.models.normalization import RunningMoments
 from layeredrl.models.propagation import MemberPrediction, StepFunction
-from layeredrl.nets.stacked import Stacked
+from layeredrl.nets.compiled import Compiled
+from layeredrl.nets.stacked import AllAtOnce, Selection, Stacked
 from layeredrl.spaces import check_indices, feature_size, features
 from layeredrl.types import Batch
 
+# Mean and scale of each kind of input.
+Units = list[tuple[Tensor, Tensor]]
 PartialNet = Callable[[Space[Any], Space[Any] | None, Space[Any], int], nn.Module]
 
 
@@ -36,8 +38,7 @@ class Members(nn.Module):
 
     Args:
         state_space, context_space, action_space, partial_net, n_models, n_modes, predict_delta,
-            normalize_targets, normalize_inputs: as for `ProbabilisticEnsemble`.
-        hidden_states: likewise.
+            normalize_targets, normalize_inputs, hidden_states, compile: as for `ProbabilisticEnsemble`.
         momentum: of the running statistics.
     """
 
@@ -57,6 +58,7 @@ class Members(nn.Module):
         normalize_inputs: bool,
         hidden_states: Sequence[int],
         momentum: float,
+        compile: bool,
     ):
         super().__init__()
         self.predict_delta = predict_delta
@@ -72,6 +74,7 @@ class Members(nn.Module):
         example = _example_inputs(self.sizes, n_rows)
         _check_output(copy.deepcopy(nets[0]).eval(), example, mean_shape=(n_rows, n_modes, self.sizes[0]))
         self.nets = Stacked(nets, example)
+        self._compiled_ask = Compiled(_ask) if compile else None
         # Where nothing is to be normalised, these keep their initial mean 0 and scale 1.
         self.inputs = RunningMoments(sum(self.sizes), momentum)
         self.targets = RunningMoments(self.sizes[0], momentum)
@@ -89,20 +92,21 @@ class Members(nn.Module):
             members: to use; None means all.
             max_rows: that each network reads at a time; None means all.
         """
-        run = self.nets.select(members)
+        selection = self.nets.select(members)
         n_members = self.nets.n_members if members is None else len(members)
-        standardize_state, standardize_context, standardize_action = self._standardizers()
+        units, scale = self._units(), self.targets.scale
         context_rows = self._context_features(context)
         if context_rows is not None:
-            context_rows = standardize_context(context_rows).expand(n_members, -1, -1)
-        scale = self.targets.scale
+            context_rows = context_rows.expand(n_members, -1, -1)
 
-        def ask(state: Tensor, context_rows: Tensor | None, action: Tensor) -> Any:
-            action_rows = standardize_action(features(self.action_space, action)).expand(n_members, -1, -1)
-            return run(standardize_state(state), context_rows, action_rows)
+        def ask(state: Tensor, *others: Tensor | None) -> Any:
+            if self._compiled_ask is None or selection.takes_turns(state):
+                return _ask(selection, units, (state, *others))
+            return self._compiled_ask(selection.all_at_once, units, (state, *others))
 
         def step(state: Float[Tensor, "E R S"], action: Num[Tensor, "#E R A"]) -> MemberPrediction:
-            (mean, std), weights, term_prob = _in_chunks(ask, (state, context_rows, action), max_rows)
+            action_rows = features(self.action_space, action).expand(len(state), -1, -1)
+            (mean, std), weights, term_prob = _in_chunks(ask, (state, context_rows, action_rows), max_rows)
             origin = state if self.predict_delta else torch.zeros_like(scale)
             return MemberPrediction(mean, std, weights, term_prob, origin, scale)
 
@@ -111,11 +115,7 @@ class Members(nn.Module):
     def explain(self, batch: Batch) -> Explanation:
         """Compare what member `e` expects with the transitions `batch[e]` of leading dims `(E, B)`."""
         parts = (batch.state, self._context_features(batch.context), features(self.action_space, batch.action))
-        inputs = [
-            None if part is None else standardize(part)
-            for part, standardize in zip(parts, self._standardizers(), strict=True)
-        ]
-        (mean, std), weights, term_prob = self.nets(*inputs)
+        (mean, std), weights, term_prob = self.nets(*_standardize(parts, self._units()))
         target = self._target(batch) / self.targets.scale
         expected_mean, _ = mixture_moments(mean, std, weights)
         return Explanation(
@@ -144,16 +144,22 @@ class Members(nn.Module):
     def _context_features(self, context: Tensor | None) -> Tensor | None:
         return None if self.context_space is None or context is None else features(self.context_space, context)
 
-    def _standardizers(self) -> list[Callable[[Tensor], Tensor]]:
-        """What standardises features of states, contexts and actions; what is hidden becomes 0."""
+    def _units(self) -> Units:
+        """Mean and scale of features of states, contexts and actions. What is hidden becomes 0 by them."""
         # In an infinite unit, every number is zero.
         scale = self.inputs.scale.index_fill(0, self._hidden, torch.inf)
-        units = zip(self.inputs.mean.split(self.sizes), scale.split(self.sizes), strict=True)
-        return [partial(_standardize, mean, scale) for mean, scale in units]
+        return list(zip(self.inputs.mean.split(self.sizes), scale.split(self.sizes), strict=True))
 
 
-def _standardize(mean: Tensor, scale: Tensor, x: Tensor) -> Tensor:
-    return torch.sub(x, mean).div_(scale)
+def _ask(selection: Selection | AllAtOnce, units: Units, rows: Sequence[Tensor | None]) -> Any:
+    """What the selected networks say of features of states, contexts and actions."""
+    return selection.run(*_standardize(rows, units))
+
+
+def _standardize(rows: Sequence[Tensor | None], units: Units) -> list[Tensor | None]:
+    return [
+        None if x is None else torch.sub(x, mean).div_(scale) for x, (mean, scale) in zip(rows, units, strict=True)
+    ]
 
 
 def _in_chunks(ask: Callable[..., Any], rows: tuple[Tensor | None, ...], max_rows: int | None) -> Any:

@@ -58,6 +58,9 @@ class ProbabilisticEnsemble(Ensemble, Model):
             training data alone.
         hidden_states: indices of state coordinates that the networks don't read, such as a position that the
             dynamics don't depend on. They are foretold all the same.
+        compile: let `torch.compile` make one graph of what the networks do in a step. Takes seconds at the first
+            query, and again at the first one of another number of rows; pays where networks are small or on GPUs.
+            Many rows on a CPU are faster without and go without. Where no compiler works, one warning says so.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class ProbabilisticEnsemble(Ensemble, Model):
         *,
         normalize_inputs: bool = True,
         hidden_states: Sequence[int] = (),
+        compile: bool = False,
     ):
         super().__init__(n_models, n_particles_per_model, device)
         check_transition_spaces(state_space, context_space, action_space)
@@ -103,6 +107,7 @@ class ProbabilisticEnsemble(Ensemble, Model):
             normalize_inputs=normalize_inputs,
             hidden_states=hidden_states,
             momentum=target_bn_momentum,
+            compile=compile,
         )
         self.random_dynamics: RandomDynamics | None = None
         if symmetry_breaking_start:

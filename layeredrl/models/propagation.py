@@ -130,7 +130,9 @@ def propagate(
         generator: source of the noise.
     """
     merge = MERGE[propagation]
-    state = repeat(initial_state, "b s -> e p b s", e=n_members, p=n_particles)
+    # Laid out as all later states are: code compiled for the one serves the others.
+    rows = repeat(initial_state, "b s -> e (p b) s", e=n_members, p=n_particles).contiguous()
+    state = rearrange(rows, "e (p b) s -> e p b s", p=n_particles)
     for t in range(horizon):
         noise = _draw_noise(propagation, state, deterministic, generator)
         rows = rearrange(_deal(state, noise.order), "e p b s -> e (p b) s")

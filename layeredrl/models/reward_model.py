@@ -209,7 +209,7 @@ class RewardModel(Ensemble):
         """What member `judges[i]` expects of the rows `inputs[i]`."""
         leading = inputs.shape[:-1]
         rows = inputs.reshape(len(judges), math.prod(leading[1:]), inputs.shape[-1])
-        mean, _ = self.nets.select(judges)(rows)
+        mean, _ = self.nets.select(judges).run(rows)
         return (mean * self.rewards.scale + self.rewards.mean).reshape(leading)
 
     def _explain(self, batch: Batch) -> tuple[Float[Tensor, "E B"], Float[Tensor, "E B"]]:

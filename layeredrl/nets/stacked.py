@@ -17,7 +17,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -58,28 +58,49 @@ class Stacked(nn.Module):
             return self.members(*inputs)
         return self._way(self.members, dict(_named_tensors(self.members)), range(self.n_members), inputs)
 
-    def select(self, indices: Tensor | None) -> Callable[..., Any]:
+    def select(self, indices: Tensor | None) -> "Selection":
         """What runs the members at `indices` (None: all), in that order, on inputs with as many leading rows.
 
         Unlike `forward`, it never changes a buffer, not even in training mode. Select anew when tensors have
         changed: what makes many calls fast is prepared once.
         """
-        chosen = range(self.n_members) if indices is None else indices.tolist()
+        chosen = tuple(range(self.n_members) if indices is None else indices.tolist())
         tensors: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self.members.named_buffers()}
         tensors |= self.members.named_parameters()
         if indices is not None:
             tensors = {name: tensor[indices] for name, tensor in tensors.items()}
-        if self._way is not _run_exchanged:
-            return lambda *inputs: self._way(self.members, tensors, chosen, inputs)
-        in_turns = cache(partial(take_turns, self.members, chosen))
+        return Selection(AllAtOnce(self._way, self.members, tensors, chosen))
 
-        def run(*inputs: Tensor | None) -> Any:
-            first = _first(inputs)
-            if turns_pay(first):
-                return in_turns(first.shape[1:-1].numel())(*inputs)
-            return self.members(*inputs) if indices is None else functional_call(self.members, tensors, inputs)
 
-        return run
+class AllAtOnce(NamedTuple):
+    """Some members of a stack, and the way to run them together."""
+
+    way: Way
+    module: nn.Module
+    tensors: dict[str, Tensor]
+    chosen: Sequence[int]
+
+    def run(self, *inputs: Tensor | None) -> Any:
+        """Run the e-th of the members on `inputs[…][e]`; the outputs have a leading axis E as well."""
+        return self.way(self.module, self.tensors, self.chosen, inputs)
+
+
+class Selection:
+    """Runs some members of a stack all at once, or by turns where that is faster."""
+
+    def __init__(self, all_at_once: AllAtOnce):
+        self.all_at_once = all_at_once
+        self._in_turns = cache(partial(take_turns, all_at_once.module, all_at_once.chosen))
+
+    def run(self, *inputs: Tensor | None) -> Any:
+        """Run the e-th of the members on `inputs[…][e]`; the outputs have a leading axis E as well."""
+        first = _first(inputs)
+        if self.takes_turns(first):
+            return self._in_turns(first.shape[1:-1].numel())(*inputs)
+        return self.all_at_once.run(*inputs)
+
+    def takes_turns(self, x: Float[Tensor, "E *batch n"]) -> bool:
+        return self.all_at_once.way is _run_exchanged and turns_pay(x)
 
 
 def keep_freed_memory() -> None:

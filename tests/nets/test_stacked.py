@@ -180,7 +180,7 @@ def test_select_runs_the_chosen_members_in_that_order(kind, indices):
         module.eval()
     x = rows_of_all_kinds()[: len(indices)]
     expected = torch.stack([members[e](rows) for e, rows in zip(indices, x, strict=True)])
-    torch.testing.assert_close(stacked.select(torch.tensor(indices))(x), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stacked.select(torch.tensor(indices)).run(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @ALL
@@ -194,7 +194,7 @@ def test_many_rows_without_gradients_are_answered_as_by_a_loop(kind, n_rows, ind
     chosen = range(E) if indices is None else indices
     x = rows_of_all_kinds(n_rows)[: len(chosen)]
     expected = torch.stack([members[e](rows) for e, rows in zip(chosen, x, strict=True)])
-    run = stacked.select(None if indices is None else torch.tensor(indices))
+    run = stacked.select(None if indices is None else torch.tensor(indices)).run
     for _ in range(2):
         torch.testing.assert_close(run(x), expected, rtol=1e-4, atol=1e-4)
 
@@ -210,20 +210,20 @@ def test_many_rows_may_have_any_layout_and_precision(by_onednn, dtype, monkeypat
     assert any(isinstance(module, StackedLinear) for module in stacked.modules())  # the way that takes turns
     x = torch.randn(E, IN, 2, ROWS_FOR_TURNS, dtype=dtype).movedim(1, -1)  # strided, with a further leading dim
     expected = torch.stack([member(rows) for member, rows in zip(members, x, strict=True)])
-    torch.testing.assert_close(stacked.select(None)(x), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stacked.select(None).run(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_what_is_selected_anew_follows_the_parameters():
     members, stacked = build("linear")
     x = rows_of_all_kinds(ROWS_FOR_TURNS)
-    stacked.select(None)(x)
+    stacked.select(None).run(x)
     for member, parameters in zip(members, zip(*stacked.parameters(), strict=True), strict=True):
         for own, parameter in zip(member.parameters(), parameters, strict=True):
             own.add_(0.5)
             parameter.add_(0.5)
     expected = torch.stack([member(rows) for member, rows in zip(members, x, strict=True)])
-    torch.testing.assert_close(stacked.select(None)(x), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(stacked.select(None).run(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_members_keep_their_own_values_and_are_copied():
@@ -316,6 +316,6 @@ def test_work_in_place_changes_neither_answers_nor_inputs():
     x = torch.randn(E, ROWS_FOR_TURNS, IN)
     before = x.clone()
     expected = torch.stack([member(rows) for member, rows in zip(members, x, strict=True)])
-    torch.testing.assert_close(stacked.select(None)(x), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stacked.select(None).run(x), expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(x, before)
     assert not any(module.inplace for module in stacked.modules() if isinstance(module, nn.SiLU))

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from layeredrl.models import propagation
 from layeredrl.models.propagation import MERGE
 from layeredrl.planners import risk
 from layeredrl.planners.cem import CEM
 from layeredrl.planners.objective import ModelObjective
-from layeredrl.planners.terms import ActionCost, DisagreementBonus
+from layeredrl.planners.terms import ActionCost, DisagreementBonus, MOPOPenalty
 from tests.models.ensembles import ACTION, CONTEXT, DISCRETE, NESTED, make_fixed
 from tests.models.rollout_only import RolloutOnly
 from tests.planners.small_task import (
@@ -282,3 +283,15 @@ def test_an_end_that_is_nan_makes_a_plan_worthless(ending):
     values = ModelObjective(model, costs, termination, ending=ending)(torch.zeros(1, 3))(plans)
     assert values[0, 0] == -3.0
     assert values[0, 1].isnan()
+
+
+def test_moments_that_no_term_asks_for_are_not_computed(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("moments were computed")
+
+    model = make_model()
+    plans, state = draw_plans(model), torch.randn(V, 3)
+    monkeypatch.setattr(propagation, "mixture_moments", refuse)
+    assert ModelObjective(model, reward)(state)(plans).isfinite().all()
+    with pytest.raises(AssertionError, match="moments were computed"):
+        ModelObjective(model, reward, terms=[MOPOPenalty(1.0)])(state)(plans)

@@ -1,0 +1,83 @@
+"""`compile=True` changes how a step is computed, not what it is."""
+
+import copy
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+from layeredrl.nets import compiled
+from tests.models.ensembles import ACTION, CONTEXT, NESTED, draw, make_ensemble
+
+SPACES = {"plain": (None, ACTION), "context": (CONTEXT, ACTION), "nested": (NESTED, NESTED)}
+
+
+@pytest.fixture
+def counter(unchecked, monkeypatch):
+    """Counts compilations, and spares the time that they would take."""
+    torch._dynamo.reset()
+    counter, compile_function = CompileCounter(), torch.compile
+    monkeypatch.setattr(
+        compiled.torch, "compile", lambda f, fullgraph: compile_function(f, fullgraph=fullgraph, backend=counter)
+    )
+    return counter
+
+
+def make(spaces, compile, **more):
+    torch.manual_seed(0)
+    settings = {"n_models": 3, "n_modes": 2, "n_particles_per_model": 2, **more}
+    return make_ensemble(context_space=spaces[0], action_space=spaces[1], compile=compile, **settings)
+
+
+def roll(model, n_rows, horizon, **more):
+    torch.manual_seed(1)
+    inputs = draw(model.state_space, n_rows), draw(model.context_space, n_rows)
+    actions = draw(model.action_space, n_rows, horizon)
+    with torch.no_grad():
+        return model.rollout(*inputs, actions, generator=torch.Generator().manual_seed(2), **more)
+
+
+@pytest.mark.parametrize("spaces", SPACES.values(), ids=SPACES.keys())
+@pytest.mark.parametrize("more", [{}, {"propagation": "ts1"}, {"members": torch.tensor([2, 0])}])
+def test_a_compiled_rollout_is_the_plain_one(counter, spaces, more):
+    plain, fast = make(spaces, compile=False), make(spaces, compile=True)
+    fast.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(roll(fast, 4, 3, **more).state, roll(plain, 4, 3, **more).state)
+    assert counter.frame_count == 1
+
+
+def test_horizons_and_repeated_batch_sizes_compile_nothing_anew(counter):
+    model = make(SPACES["plain"], compile=True)
+    for n_rows in (4, 7, 4, 7):  # the second size compiles for all sizes
+        roll(model, n_rows, 3)
+    for n_rows, horizon in ((4, 9), (9, 3), (7, 1), (30, 5)):
+        roll(model, n_rows, horizon)
+    assert counter.frame_count == 2
+
+
+def test_what_was_learned_since_counts(counter):
+    model, plain = make(SPACES["plain"], compile=True), make(SPACES["plain"], compile=False)
+    roll(model, 4, 3)
+    with torch.no_grad():
+        for parameter in model.get_parameters():
+            parameter.mul_(1.5)
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(roll(model, 4, 3).state, roll(plain, 4, 3).state)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch looks at all of them
+def test_gradients_reach_actions_and_parameters(counter):
+    model = make(SPACES["plain"], compile=True)
+    actions = draw(ACTION, 4, 3).requires_grad_()
+    model.rollout(draw(model.state_space, 4), None, actions).state.sum().backward()
+    assert actions.grad.abs().sum() > 0
+    assert all(parameter.grad is not None for parameter in model.members.nets.parameters())
+
+
+def test_a_deep_copy_is_compiled_too_and_independent(counter):
+    model = make(SPACES["plain"], compile=True)
+    before = roll(model, 4, 3)
+    twin = copy.deepcopy(model)
+    for parameter in model.get_parameters():
+        parameter.data.zero_()
+    torch.testing.assert_close(roll(twin, 4, 3).state, before.state)

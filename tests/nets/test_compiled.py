@@ -1,0 +1,42 @@
+"""Compiled functions answer as plain ones, and go on as these where compiling fails."""
+
+import pytest
+import torch
+
+from layeredrl.nets.compiled import Compiled
+
+
+def scaled_sum(x, scale):
+    return (x * scale).sum(dim=-1)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(5, 3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch uses what it deprecates
+def test_a_compiled_function_answers_as_it_is(x, unchecked):
+    torch.testing.assert_close(Compiled(scaled_sum)(x, 2.0), scaled_sum(x, 2.0))
+
+
+def failing(function, fullgraph):
+    def compiled(*args):
+        raise RuntimeError("no compiler here\nand a long trace")
+
+    return compiled
+
+
+def test_where_no_compiler_works_one_warning_says_so(x, monkeypatch, recwarn):
+    monkeypatch.setattr(torch, "compile", failing)
+    function = Compiled(scaled_sum)
+    with pytest.warns(UserWarning, match=r"compile=True: goes on uncompiled, .* failed: no compiler here$"):
+        first = function(x, 2.0)
+    assert torch.equal(first, scaled_sum(x, 2.0))
+    assert torch.equal(function(x, 3.0), scaled_sum(x, 3.0))  # no second warning: it would be an error
+
+
+def test_mistakes_are_raised_as_without_compiling(x, monkeypatch):
+    monkeypatch.setattr(torch, "compile", failing)
+    with pytest.raises(IndexError, match="Dimension out of range"):
+        Compiled(lambda x: x.sum(dim=7))(x)
