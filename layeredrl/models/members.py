@@ -38,7 +38,8 @@ class Members(nn.Module):
 
     Args:
         state_space, context_space, action_space, partial_net, n_models, n_modes, predict_delta,
-            normalize_targets, normalize_inputs, hidden_states, compile: as for `ProbabilisticEnsemble`.
+            normalize_targets, normalize_inputs, hidden_states, compile, matmul_dtype: as
+            for `ProbabilisticEnsemble`.
         momentum: of the running statistics.
     """
 
@@ -59,6 +60,7 @@ class Members(nn.Module):
         hidden_states: Sequence[int],
         momentum: float,
         compile: bool,
+        matmul_dtype: torch.dtype,
     ):
         super().__init__()
         self.predict_delta = predict_delta
@@ -73,7 +75,7 @@ class Members(nn.Module):
         n_rows = n_models + 2  # unlike E, so that a mixed-up axis shows
         example = _example_inputs(self.sizes, n_rows)
         _check_output(copy.deepcopy(nets[0]).eval(), example, mean_shape=(n_rows, n_modes, self.sizes[0]))
-        self.nets = Stacked(nets, example)
+        self.nets = Stacked(nets, example, matmul_dtype=matmul_dtype)
         self._compiled_ask = Compiled(_ask) if compile else None
         # Where nothing is to be normalised, these keep their initial mean 0 and scale 1.
         self.inputs = RunningMoments(sum(self.sizes), momentum)

@@ -61,6 +61,10 @@ class ProbabilisticEnsemble(Ensemble, Model):
         compile: let `torch.compile` make one graph of what the networks do in a step. Takes seconds at the first
             query, and again at the first one of another number of rows; pays where networks are small or on GPUs.
             Many rows on a CPU are faster without and go without. Where no compiler works, one warning says so.
+        matmul_dtype: in which networks multiply where no gradient is asked for and rows are many. `torch.bfloat16`
+            takes half the time where the processor has units for it, and costs three digits: means are off by about
+            0.4 % of what varies. Training and densities under gradients stay in single precision. For TF32 on GPUs,
+            set `torch.set_float32_matmul_precision("high")`.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class ProbabilisticEnsemble(Ensemble, Model):
         normalize_inputs: bool = True,
         hidden_states: Sequence[int] = (),
         compile: bool = False,
+        matmul_dtype: torch.dtype = torch.float32,
     ):
         super().__init__(n_models, n_particles_per_model, device)
         check_transition_spaces(state_space, context_space, action_space)
@@ -108,6 +113,7 @@ class ProbabilisticEnsemble(Ensemble, Model):
             hidden_states=hidden_states,
             momentum=target_bn_momentum,
             compile=compile,
+            matmul_dtype=matmul_dtype,
         )
         self.random_dynamics: RandomDynamics | None = None
         if symmetry_breaking_start:

@@ -27,7 +27,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
 from layeredrl.nets.stacked_linear import exchange_linear_layers
-from layeredrl.nets.turns import take_turns, turns_pay
+from layeredrl.nets.turns import has_onednn, take_turns, turns_pay
 
 Inputs = tuple[Tensor | None, ...]
 # (module with stacked tensors, the tensors to use, which members they are, inputs) -> outputs with a leading E
@@ -41,15 +41,17 @@ class Stacked(nn.Module):
         members: freshly initialised modules with tensors of the same names and shapes. Copied, not kept.
         example: inputs for one member, on which the ways of running are tried: some rows of ordinary values, all
             different, and not E of them.
+        matmul_dtype: in which selected members multiply where there are many rows and no gradients.
 
     Raises:
         ValueError: the members' tensors differ in name or shape.
     """
 
-    def __init__(self, members: Sequence[nn.Module], example: Inputs):
+    def __init__(self, members: Sequence[nn.Module], example: Inputs, *, matmul_dtype: torch.dtype = torch.float32):
         super().__init__()
         keep_freed_memory()
-        self.n_members = len(members)
+        _check_matmul_dtype(matmul_dtype)
+        self.n_members, self.matmul_dtype = len(members), matmul_dtype
         self.members, self._way = _choose_way(members, example)
 
     def forward(self, *inputs: Tensor | None) -> Any:
@@ -69,7 +71,7 @@ class Stacked(nn.Module):
         tensors |= self.members.named_parameters()
         if indices is not None:
             tensors = {name: tensor[indices] for name, tensor in tensors.items()}
-        return Selection(AllAtOnce(self._way, self.members, tensors, chosen))
+        return Selection(AllAtOnce(self._way, self.members, tensors, chosen), self.matmul_dtype)
 
 
 class AllAtOnce(NamedTuple):
@@ -88,16 +90,18 @@ class AllAtOnce(NamedTuple):
 class Selection:
     """Runs some members of a stack all at once, or by turns where that is faster."""
 
-    def __init__(self, all_at_once: AllAtOnce):
-        self.all_at_once = all_at_once
-        self._in_turns = cache(partial(take_turns, all_at_once.module, all_at_once.chosen))
+    def __init__(self, all_at_once: AllAtOnce, matmul_dtype: torch.dtype):
+        self.all_at_once, self.matmul_dtype = all_at_once, matmul_dtype
+        self._in_turns = cache(partial(take_turns, all_at_once.module, all_at_once.chosen, matmul_dtype))
 
     def run(self, *inputs: Tensor | None) -> Any:
         """Run the e-th of the members on `inputs[…][e]`; the outputs have a leading axis E as well."""
         first = _first(inputs)
         if self.takes_turns(first):
             return self._in_turns(first.shape[1:-1].numel())(*inputs)
-        return self.all_at_once.run(*inputs)
+        on_gpu = first.device.type == "cuda" and self.matmul_dtype != torch.float32 and not torch.is_grad_enabled()
+        with torch.autocast("cuda", self.matmul_dtype, enabled=on_gpu):
+            return self.all_at_once.run(*inputs)
 
     def takes_turns(self, x: Float[Tensor, "E *batch n"]) -> bool:
         return self.all_at_once.way is _run_exchanged and turns_pay(x)
@@ -111,6 +115,13 @@ def keep_freed_memory() -> None:
     mallopt`, M_MMAP_THRESHOLD). The block itself is never touched and so takes no memory.
     """
     torch.empty(32 * 2**20 - 2**12, dtype=torch.uint8)
+
+
+def _check_matmul_dtype(dtype: torch.dtype) -> None:
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"matmul_dtype: got {dtype}, expected torch.float32 or torch.bfloat16")
+    if dtype == torch.bfloat16 and not has_onednn():
+        raise ValueError(f"matmul_dtype: got {dtype}, expected torch.float32, as this torch comes without oneDNN")
 
 
 def _choose_way(members: Sequence[nn.Module], example: Inputs) -> tuple[nn.Module, Way]:
@@ -178,7 +189,8 @@ def _run_exchanged(module: nn.Module, tensors: dict[str, Tensor], _: Sequence[in
 
 
 def _run_in_turn(module: nn.Module, _: dict[str, Tensor], chosen: Sequence[int], inputs: Inputs) -> Any:
-    return take_turns(module, chosen, n_rows=len(_first(inputs)[0]))(*inputs)
+    first = _first(inputs)
+    return take_turns(module, chosen, first.dtype, n_rows=first.shape[1])(*inputs)
 
 
 def _first(inputs: Inputs) -> Tensor:

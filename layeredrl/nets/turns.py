@@ -28,16 +28,19 @@ def turns_pay(x: Float[Tensor, "E *batch n_in"]) -> bool:
     return n_rows >= ROWS_FOR_TURNS and x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
-def take_turns(exchanged: nn.Module, chosen: Sequence[int], n_rows: int) -> nn.Module:
+def take_turns(exchanged: nn.Module, chosen: Sequence[int], matmul_dtype: torch.dtype, n_rows: int) -> nn.Module:
     """A copy of a module with stacked layers, in which the chosen members take turns, as their tensors are now.
 
     Args:
         exchanged: whose linear layers are all stacked.
         chosen: members, in the order of the inputs' leading axis.
+        matmul_dtype: in which layers multiply, and hand on what they have computed.
         n_rows: of each member that it will be asked about, roughly.
     """
     # What the memo of a deep copy holds is taken instead of a copy.
-    memo = {id(part): LayersInTurn(part, chosen, n_rows) for part in _parts_that_take_turns(exchanged)}
+    memo = {
+        id(part): LayersInTurn(part, chosen, matmul_dtype, n_rows) for part in _parts_that_take_turns(exchanged)
+    }
     return copy.deepcopy(exchanged, memo)
 
 
@@ -57,25 +60,30 @@ class LayersInTurn(nn.Module):
 
     Args:
         layers: a stacked linear layer, or a sequence of these and of elementwise activations.
-        chosen, n_rows: as for `take_turns`.
+        chosen, matmul_dtype, n_rows: as for `take_turns`.
     """
 
-    def __init__(self, layers: nn.Module, chosen: Sequence[int], n_rows: int):
+    def __init__(self, layers: nn.Module, chosen: Sequence[int], matmul_dtype: torch.dtype, n_rows: int):
         super().__init__()
         sequence = list(layers) if isinstance(layers, nn.Sequential) else [layers]
         self.block_rows = min(n_rows, BLOCK_ROWS)
         linear_layers = [layer for layer in sequence if isinstance(layer, StackedLinear)]
         self.n_outputs = linear_layers[-1].weight.shape[1]
         widest = max(layer.weight.shape[1] for layer in linear_layers)
+        dtype = linear_layers[0].weight.dtype
+        # Double precision is asked for where it matters more than speed.
+        self.dtype = matmul_dtype if dtype == torch.float32 else dtype
+        by_onednn = self.dtype == torch.bfloat16 or (self.dtype == torch.float32 and onednn_is_faster())
         # Linear layers write to these in turn. Fresh memory from the system would cost more than an activation.
-        buffers = linear_layers[0].weight.new_empty(2, self.block_rows * widest)
-        self.members = [_member_layers(sequence, e, buffers, self.block_rows) for e in chosen]
+        buffers = None if by_onednn else linear_layers[0].weight.new_empty(2, self.block_rows * widest)
+        self.members = [_member_layers(sequence, e, self.dtype, buffers, self.block_rows) for e in chosen]
 
     def forward(self, x: Float[Tensor, "E *batch n_in"]) -> Float[Tensor, "E *batch n_out"]:
         rows = x.flatten(1, -2)
         out = rows.new_empty(*rows.shape[:2], self.n_outputs)
         for member, own_rows, own_out in zip(self.members, rows, out, strict=True):
             for block, block_out in zip(*(y.split(self.block_rows) for y in (own_rows, own_out)), strict=True):
+                block = block.to(self.dtype)
                 for layer in member:
                     block = layer(block)
                 block_out.copy_(block)
@@ -86,16 +94,20 @@ _Layer = Callable[[Float[Tensor, "R n_in"]], Float[Tensor, "R n_out"]]
 
 
 def _member_layers(
-    sequence: Sequence[nn.Module], e: int, buffers: Float[Tensor, "2 numbers"], n_rows: int
+    sequence: Sequence[nn.Module],
+    e: int,
+    dtype: torch.dtype,
+    buffers: Float[Tensor, "2 numbers"] | None,
+    n_rows: int,
 ) -> list[_Layer]:
-    """The layers of one member as its tensors are now."""
-    by_onednn = onednn_is_faster() and buffers.dtype == torch.float32
-    turns = itertools.cycle(buffers)
+    """The layers of one member as its tensors are now: with buffers, done by MKL, without, by oneDNN."""
+    turns = None if buffers is None else itertools.cycle(buffers)
     layers: list[_Layer] = []
     for i, layer in enumerate(sequence):
         if isinstance(layer, StackedLinear):
-            tensors = layer.weight[e].detach(), None if layer.bias is None else layer.bias[e].detach()
-            layers.append(_by_onednn(*tensors, n_rows) if by_onednn else _by_mkl(*tensors, next(turns)))
+            weight = layer.weight[e].detach().to(dtype)
+            bias = None if layer.bias is None else layer.bias[e].detach().to(dtype)
+            layers.append(_by_onednn(weight, bias, n_rows) if turns is None else _by_mkl(weight, bias, next(turns)))
             continue
         activation = copy.copy(layer)
         # Nothing else can read what a linear layer returns.
@@ -110,8 +122,11 @@ def onednn_is_faster() -> bool:
 
     The operators of oneDNN are those that `torch.compile` takes.
     """
-    has_onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return has_onednn and "Intel" not in _processor()
+    return has_onednn() and "Intel" not in _processor()
+
+
+def has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _processor() -> str:

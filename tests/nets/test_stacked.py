@@ -213,6 +213,30 @@ def test_many_rows_may_have_any_layout_and_precision(by_onednn, dtype, monkeypat
     torch.testing.assert_close(stacked.select(None).run(x), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_products_of_lower_precision_cost_three_digits():
+    members = [MAKERS["linear"]() for _ in range(E)]
+    stacked = Stacked(members, (torch.randn(5, IN),), matmul_dtype=torch.bfloat16)
+    x = rows_of_all_kinds(ROWS_FOR_TURNS)
+    exact, with_gradients = torch.stack([m(rows) for m, rows in zip(members, x, strict=True)]), stacked.select(None)
+    torch.testing.assert_close(with_gradients.run(x), exact)
+    with torch.no_grad():
+        error = stacked.select(None).run(x) - exact
+    assert 1e-5 < error.abs().mean() / exact.std() < 0.01
+    assert error.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_precisions_of_products_are_refused(dtype):
+    with pytest.raises(ValueError, match=f"matmul_dtype: got {dtype}, expected torch.float32 or torch.bfloat16"):
+        Stacked([nn.Linear(IN, OUT)], (torch.randn(5, IN),), matmul_dtype=dtype)
+
+
+def test_lower_precision_without_onednn_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="this torch comes without oneDNN"):
+        Stacked([nn.Linear(IN, OUT)], (torch.randn(5, IN),), matmul_dtype=torch.bfloat16)
+
+
 @torch.no_grad()
 def test_what_is_selected_anew_follows_the_parameters():
     members, stacked = build("linear")
