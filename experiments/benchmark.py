@@ -4,79 +4,132 @@ Absolute seconds depend on the machine and on who else uses it; ratios of median
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
 
-from experiments.benchmark_model import measure_rollout, measure_train
-from experiments.benchmark_peers import measure_plan
-from experiments.benchmark_planning import draw_envs, measure_envs, measure_pendulum
+from experiments.benchmark_contest import Bench
+from experiments.benchmark_import import measure_import
+from experiments.benchmark_machine import ProcessorTime, describe_machine
+from experiments.benchmark_peers import MBRL, PYTORCH_MPPI, SKRL, TORCHRL, Peer
+from experiments.benchmark_planning import draw_envs, measure_envs, measure_pendulum, measure_plan
+from experiments.benchmark_policy import measure_policy
+from experiments.benchmark_report import figures, print_disturbance, print_table
+from experiments.benchmark_rollout import measure_predict, measure_rollout
+from experiments.benchmark_scaling import draw_scaling, measure_scaling
+from experiments.benchmark_sizes import SIZES, Sizes
+from experiments.benchmark_training import measure_fit, measure_train
 from experiments.measuring import Row
 
 
 @dataclass(frozen=True)
 class Args:
-    """Measure speed."""
+    """Measure speed, against other libraries where they are installed."""
 
     only: tuple[str, ...] = ()
-    """Names of measurements; none: all. They are rollout, train, plan, pendulum, envs and policy."""
+    """Names of measurements; none: all. They are rollout, predict, train, fit, plan, pendulum, envs, scaling,
+    policy and import."""
     threads: int | None = None
     """CPU threads; none: torch's own choice."""
-    repeats: int = 5
-    """Runs that medians are taken of, after one warm-up."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where models and data lie."""
+    repeats: int = 10
+    """Turns that medians are taken of, after one to warm up; `fit` takes long and has one turn."""
     json: Path | None = None
     """Where to write the figures."""
-    picture: Path | None = None
-    """Where to draw the time per environment over the number of environments."""
+    pictures: Path | None = None
+    """The folder for pictures of `envs` and `scaling`."""
 
 
-def measure_policy(repeats: int) -> list[Row]:
-    """One step of each kind of policy for 4,096 observations, against skrl's."""
-    from experiments.benchmark_policy import policy_rows  # needs skrl, from the extra `dev`
+@dataclass(frozen=True)
+class Measurement:
+    """What can be measured.
 
-    rows = policy_rows(n_repetitions=60 * repeats)
-    return [Row(f"policy step, {row.mixin}", row.ours, "skrl's", row.skrl) for row in rows]
+    Attributes:
+        measure: does it.
+        peers: libraries that it compares with.
+        picture: name of a file, and what draws it.
+    """
+
+    measure: Callable[[Bench], list[Row]]
+    peers: tuple[Peer, ...] = ()
+    picture: tuple[str, Callable[[Bench, Sequence[Row], Path], None]] | None = None
 
 
 MEASUREMENTS = {
-    "rollout": measure_rollout,
-    "train": measure_train,
-    "plan": measure_plan,
-    "pendulum": measure_pendulum,
-    "envs": measure_envs,
-    "policy": measure_policy,
+    "rollout": Measurement(measure_rollout, peers=(MBRL,)),
+    "predict": Measurement(measure_predict),
+    "train": Measurement(measure_train, peers=(MBRL,)),
+    "fit": Measurement(measure_fit, peers=(MBRL,)),
+    "plan": Measurement(measure_plan, peers=(MBRL, TORCHRL, PYTORCH_MPPI)),
+    "pendulum": Measurement(measure_pendulum),
+    "envs": Measurement(measure_envs, picture=("environments.png", draw_envs)),
+    "scaling": Measurement(measure_scaling, picture=("scaling.png", draw_scaling)),
+    "policy": Measurement(measure_policy, peers=(SKRL,)),
+    "import": Measurement(measure_import),
 }
 
 
-def main(args: Args) -> None:
-    names = args.only or tuple(MEASUREMENTS)
-    unknown = set(names) - MEASUREMENTS.keys()
-    if unknown:
-        raise SystemExit(f"--only: got {', '.join(sorted(unknown))}, expected some of {', '.join(MEASUREMENTS)}")
-    if args.picture is not None and "envs" not in names:
-        raise SystemExit(f"--picture: got {args.picture}, expected none unless envs is measured")
+def main(args: Args, sizes: Sizes = SIZES) -> None:
+    chosen = {name: MEASUREMENTS[name] for name in _check(args)}
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    measured = {name: MEASUREMENTS[name](args.repeats) for name in names}
-    rows = [row for own in measured.values() for row in own]
-    print_table(rows)
+    peers = _present({peer: None for measurement in chosen.values() for peer in measurement.peers})
+    bench = Bench(torch.device(args.device), args.repeats, peers, sizes)
+    machine = describe_machine(bench.device)
+
+    measured, others = {}, {}
+    for name, measurement in chosen.items():
+        print(f"Measuring {name} ...", flush=True)
+        start = ProcessorTime.now()
+        measured[name] = measurement.measure(bench)
+        others[name] = ProcessorTime.now().others_since(start)
+        print_disturbance(others[name])
+
+    print_table(machine, [row for rows in measured.values() for row in rows])
     if args.json is not None:
-        figures = [{"name": r.name, "seconds": r.ours, "against": r.other_name, "ratio": r.ratio} for r in rows]
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
-    if args.picture is not None:
-        draw_envs(measured["envs"], args.picture)
+        args.json.write_text(json.dumps(figures(machine, measured, others), indent=2) + "\n")
+    if args.pictures is not None:
+        args.pictures.mkdir(parents=True, exist_ok=True)
+        for name, measurement in chosen.items():
+            if measurement.picture is not None:
+                file_name, draw = measurement.picture
+                draw(bench, measured[name], args.pictures / file_name)
 
 
-def print_table(rows: Iterable[Row]) -> None:
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    print(f"{'measured':<38} {'ms':>9}   {'against':<26} {'ms':>9} {'ratio':>7}")
-    for row in rows:
-        ours, other = 1e3 * row.ours, 1e3 * row.other
-        print(f"{row.name:<38} {ours:>9.2f}   {row.other_name:<26} {other:>9.2f} {row.ratio:>7.2f}")
+def _check(args: Args) -> tuple[str, ...]:
+    """Refuse, before anything is measured, what can't be done. Returns the names of the measurements."""
+    unknown = set(args.only) - MEASUREMENTS.keys()
+    if unknown:
+        raise SystemExit(f"--only: got {', '.join(sorted(unknown))}, expected some of {', '.join(MEASUREMENTS)}")
+    for name, number in (("--threads", args.threads), ("--repeats", args.repeats)):
+        if number is not None and number < 1:
+            raise SystemExit(f"{name}: got {number}, expected at least 1")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device: got cuda, expected cpu, as torch finds no CUDA device here")
+    if args.json is not None and (args.json.is_dir() or not args.json.parent.is_dir()):
+        raise SystemExit(f"--json: got {args.json}, expected a file in a folder that exists")
+    if args.pictures is not None and args.pictures.is_file():
+        raise SystemExit(f"--pictures: got the file {args.pictures}, expected a folder")
+    names = args.only or tuple(MEASUREMENTS)
+    drawn = [name for name, measurement in MEASUREMENTS.items() if measurement.picture is not None]
+    if args.pictures is not None and not set(drawn) & set(names):
+        raise SystemExit(f"--pictures: got {args.pictures}, expected none unless {' or '.join(drawn)} is measured")
+    return names
+
+
+def _present(peers: Iterable[Peer]) -> frozenset[Peer]:
+    """Those that can be compared with; says of each other why it can't."""
+    reasons = {peer: peer.why_not() for peer in peers}
+    for reason in reasons.values():
+        if reason is not None:
+            print(reason)
+    return frozenset(peer for peer, reason in reasons.items() if reason is None)
 
 
 if __name__ == "__main__":

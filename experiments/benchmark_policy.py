@@ -1,23 +1,23 @@
 """How long one policy step takes here and in skrl, with the same network, for 4,096 observations."""
 
-from collections.abc import Callable
-from statistics import median
-from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
-import skrl.models.torch as theirs
 import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 from torch import Tensor, nn
 
 import layeredrl.policies as ours
+from experiments.benchmark_contest import OURS, Bench
+from experiments.benchmark_peers import SKRL
+from experiments.measuring import Call, Row, repeated
 
 N_OBSERVATIONS = 4096
 N_FEATURES = 17
 OBSERVATION_SPACE = Box(-1.0, 1.0, (N_FEATURES,))
 BOX = Box(-1.0, 1.0, (6,))
 HIDDEN_SIZE = 64
-N_WARMUP = 20
+# Per turn.
+N_STEPS = 30
 
 # Mixin, action space, width of the network's output, settings of the mixin.
 Case = tuple[str, Space[Any], int, dict[str, Any]]
@@ -30,67 +30,47 @@ CASES: list[Case] = [
 ]
 
 
-class PolicyRow(NamedTuple):
-    """Median seconds of one step, and the median of the ratios ours / skrl's of steps taken one after the other."""
-
-    mixin: str
-    ours: float
-    skrl: float
-    ratio: float
+def measure_policy(bench: Bench) -> list[Row]:
+    """One step of each kind of policy, against skrl's."""
+    return [_row(bench, case) for case in CASES] if SKRL in bench.peers else []
 
 
-def policy_rows(n_repetitions: int = 300) -> list[PolicyRow]:
-    """One row per mixin.
+def _row(bench: Bench, case: Case) -> Row:
+    """Both libraries run the same network on the same observations."""
+    import skrl.models.torch as theirs
 
-    Both libraries run the same network on the same observations, in turns, and take turns in being first: what else
-    the machine does meets both alike.
-    """
-    return [_row(case, n_repetitions) for case in CASES]
-
-
-def _row(case: Case, n_repetitions: int) -> PolicyRow:
-    _, _, n_outputs, _ = case
+    name, _, n_outputs, _ = case
     net = nn.Sequential(
         nn.Linear(N_FEATURES, HIDDEN_SIZE),
         nn.Tanh(),
         nn.Linear(HIDDEN_SIZE, HIDDEN_SIZE),
         nn.Tanh(),
         nn.Linear(HIDDEN_SIZE, n_outputs),
-    )
-    observations = torch.randn(N_OBSERVATIONS, N_FEATURES)
-    our_step, their_step = (_make_step(library, case, net, observations) for library in (ours, theirs))
-    seconds = []
-    for repetition in range(N_WARMUP + n_repetitions):
-        if repetition % 2:
-            mine, other = _time(our_step), _time(their_step)
-        else:
-            other, mine = _time(their_step), _time(our_step)
-        seconds.append((mine, other))
-    our_seconds, their_seconds = zip(*seconds[N_WARMUP:], strict=True)
-    ratio = median(mine / other for mine, other in seconds[N_WARMUP:])
-    return PolicyRow(case[0], median(our_seconds), median(their_seconds), ratio)
+    ).to(bench.device)
+    observations = torch.randn(N_OBSERVATIONS, N_FEATURES, device=bench.device)
+    turns = {
+        side: repeated(_make_step(library, case, net, observations), N_STEPS)
+        for side, library in ((OURS, ours), (SKRL.name, theirs))
+    }
+    taken = {side: time.scaled(1 / N_STEPS) for side, time in bench.timings(turns).items()}
+    return Row(f"policy step, {name}", taken[OURS], SKRL.name, taken[SKRL.name])
 
 
-def _make_step(library: Any, case: Case, net: nn.Module, observations: Tensor) -> Callable[[], object]:
+def _make_step(library: Any, case: Case, net: nn.Module, observations: Tensor) -> Call:
     mixin_name, action_space, n_outputs, settings = case
     mixin: Any = getattr(library, mixin_name)
     base: Any = library.Model
+    device = observations.device
 
     class Policy(mixin, base):  # type: ignore[misc]  # the bases differ by library
         def __init__(self) -> None:
-            base.__init__(self, observation_space=OBSERVATION_SPACE, action_space=action_space, device="cpu")
+            base.__init__(self, observation_space=OBSERVATION_SPACE, action_space=action_space, device=device)
             mixin.__init__(self, **settings)
             self.net = net
-            self.log_std_parameter = nn.Parameter(torch.zeros(n_outputs))
+            self.log_std_parameter = nn.Parameter(torch.zeros(n_outputs, device=device))
 
         def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
             return self.net(inputs["observations"]), {"log_std": self.log_std_parameter}
 
     policy = Policy()
     return torch.no_grad()(lambda: policy.act({"observations": observations}, role="policy"))
-
-
-def _time(step: Callable[[], object]) -> float:
-    start = perf_counter()
-    step()
-    return perf_counter() - start
