@@ -3,7 +3,6 @@
 import copy
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,11 +16,12 @@ class StackedLinear(nn.Module):
         self.bias = bias
 
     def forward(self, x: Float[Tensor, "E *batch n_in"]) -> Float[Tensor, "E *batch n_out"]:
-        y = torch.bmm(x.flatten(1, -2), rearrange(self.weight, "e n_out n_in -> e n_in n_out"))
+        # Weights first: what comes out lies as the next layer wants it, and few rows take two thirds of the time.
+        y = torch.bmm(self.weight, x.flatten(1, -2).mT).mT
         if self.bias is not None:
             # `baddbmm` would copy the bias to all rows first: a training step took a fifth longer.
-            y = y + rearrange(self.bias, "e n_out -> e 1 n_out")
-        return y.view(*x.shape[:-1], y.shape[-1])
+            y = y + self.bias[:, None]
+        return y.unflatten(1, x.shape[1:-1])
 
 
 def exchange_linear_layers(stacked: nn.Module) -> nn.Module:
