@@ -16,8 +16,6 @@ N_FEATURES = 17
 OBSERVATION_SPACE = Box(-1.0, 1.0, (N_FEATURES,))
 BOX = Box(-1.0, 1.0, (6,))
 HIDDEN_SIZE = 64
-# Per turn.
-N_STEPS = 30
 
 # Mixin, action space, width of the network's output, settings of the mixin.
 Case = tuple[str, Space[Any], int, dict[str, Any]]
@@ -48,11 +46,12 @@ def _row(bench: Bench, case: Case) -> Row:
         nn.Linear(HIDDEN_SIZE, n_outputs),
     ).to(bench.device)
     observations = torch.randn(N_OBSERVATIONS, N_FEATURES, device=bench.device)
+    n_steps = bench.sizes.n_policy_steps
     turns = {
-        side: repeated(_make_step(library, case, net, observations), N_STEPS)
+        side: repeated(_make_step(library, case, net, observations), n_steps)
         for side, library in ((OURS, ours), (SKRL.name, theirs))
     }
-    taken = {side: time.scaled(1 / N_STEPS) for side, time in bench.timings(turns).items()}
+    taken = {side: time.scaled(1 / n_steps) for side, time in bench.timings(turns).items()}
     return Row(f"policy step, {name}", taken[OURS], SKRL.name, taken[SKRL.name])
 
 

@@ -62,4 +62,4 @@ def measure_predict(bench: Bench) -> list[Row]:
         plain_predict(members, state, action)
 
     name = f"predict, E={dynamics.n_models} B={sizes.n_rows}"
-    return compare(bench, name, dynamics, ours, {LOOP: loop}, times=60)
+    return compare(bench, name, dynamics, ours, {LOOP: loop}, times=sizes.n_predictions)

@@ -121,8 +121,12 @@ class Sizes:
     """States that a rollout starts from."""
     n_rows: int = 16
     """Transitions that `predict` is asked about."""
+    n_predictions: int = 60
+    """Per turn, as they are quick; likewise the numbers of training and policy steps below."""
     batch_size: int = 256
     """Transitions per member and training step."""
+    n_train_steps: int = 10
+    n_policy_steps: int = 30
     n_transitions: int = 20_000
     n_epochs: int = 25
     """Of `fit`."""

@@ -25,16 +25,23 @@ UPDATE_TOLERANCE = 0.04
 
 def measure_train(bench: Bench) -> list[Row]:
     """A training step of all members, each on a batch of its own."""
-    dynamics, batch_size = bench.sizes.dynamics, bench.sizes.batch_size
-    batch = _transitions(dynamics, (dynamics.n_models, batch_size), bench.device)
+    sizes, dynamics = bench.sizes, bench.sizes.dynamics
+    batch = _transitions(dynamics, (dynamics.n_models, sizes.batch_size), bench.device)
     rivals = {LOOP: _loop_step(dynamics, batch)}
     if MBRL in bench.peers:
         from experiments.benchmark_mbrl import mbrl_train_step
 
         rivals[MBRL.name] = mbrl_train_step(dynamics, batch)
-    name = f"training step, E={dynamics.n_models} B={batch_size}"
-    flops = PASSES * dynamics.step_flops
-    return compare(bench, name, dynamics, _our_step(dynamics, batch), rivals, flops_per_step=flops, times=10)
+    name = f"training step, E={dynamics.n_models} B={sizes.batch_size}"
+    return compare(
+        bench,
+        name,
+        dynamics,
+        _our_step(dynamics, batch),
+        rivals,
+        flops_per_step=PASSES * dynamics.step_flops,
+        times=sizes.n_train_steps,
+    )
 
 
 def measure_fit(bench: Bench) -> list[Row]:

@@ -51,6 +51,15 @@ def test_a_mixture_has_a_bound_of_its_own():
     assert f"M={TINY.n_modes}" in mixture.name
 
 
+def test_a_training_step_takes_three_passes(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(clock))  # every turn takes a second
+    bound, _ = measure_train(tiny_bench())
+    n_rows, n_inputs, n_outputs = 3 * 256, 18 + 6, 2 * 18 + 2
+    forward = 2 * n_rows * (n_inputs * 8 + 8 * 8 + 8 * n_outputs)
+    assert bound.other.median == pytest.approx(3 * forward / (2 * 64**3))  # a product took one
+
+
 def test_mbrl_lib_does_the_same_work():
     bench = tiny_bench(installed(MBRL))
     assert rivals(measure_rollout(bench)) == [BOUND, LOOP, MBRL.name, BOUND, LOOP]
@@ -65,22 +74,16 @@ def test_torchrl_does_the_same_work():
     assert rows[-1].name.startswith("plan by CEM")
 
 
+@torch.no_grad()
 def test_torchrl_moves_every_particle_by_its_own_member():
     installed(TORCHRL)
     particles = import_module("experiments.benchmark_torchrl")._Particles(TINY.pets)
-    moved_by = tell_members_apart(particles.ensemble)
-    n_states = TINY.pets.n_states
-    moved = particles(torch.zeros(5, 6, n_states), torch.zeros(5, 1))
-    assert moved_by(moved).tolist() == [[0, 0, 1, 1, 2, 2]] * 5
-
-
-def tell_members_apart(ensemble):
-    """Let member e move everything by 100 e, and tell by whom states were moved that were at 0."""
-    with torch.no_grad():
-        for tensor in (*ensemble.weights, *ensemble.biases):
-            tensor.zero_()
-        ensemble.biases[-1][:] = 100 * torch.arange(len(ensemble.biases[-1]))[:, None, None]
-    return lambda states: (states[..., 0] / 100).round().long()
+    for tensor in particles.ensemble.parameters():
+        tensor.zero_()
+    particles.ensemble.biases[-1][:] = 100 * torch.arange(3)[:, None, None]  # member e moves by 100 e
+    state = 1000 * torch.arange(5 * 6).view(5, 6, 1).expand(-1, -1, TINY.pets.n_states)
+    moved = particles(state, torch.zeros(5, 1)) - state
+    assert (moved[..., 0] / 100).round().tolist() == [[0, 0, 1, 1, 2, 2]] * 5
 
 
 def test_pytorch_mppi_does_the_same_work():
@@ -89,21 +92,45 @@ def test_pytorch_mppi_does_the_same_work():
     assert rows[-1].name.startswith("plan by MPPI")
 
 
+def test_pytorch_mppi_gives_every_member_all_plans(monkeypatch):
+    installed(PYTORCH_MPPI)
+    peer = import_module("experiments.benchmark_mppi")
+    asked = []
+
+    class Recorder(torch.nn.Module):
+        def __init__(self, planning):
+            super().__init__()
+
+        def forward(self, state, action):
+            asked.append(action)
+            return state
+
+    monkeypatch.setattr(peer, "PlainEnsemble", Recorder)
+    plan = peer.pytorch_mppi_plan(TINY.pets, torch.device("cpu"), std=1.0)
+    plan()
+    assert len(asked) == TINY.pets.n_iterations * TINY.pets.horizon
+    assert all(torch.equal(action, action[:1].expand_as(action)) for action in asked)
+    assert asked[0].shape == (3, 2 * 20, 1)
+
+
 def test_fits_of_unequal_length_are_not_compared(monkeypatch):
-    idle = SimpleNamespace(mbrl_fit=lambda *_, **__: lambda: None)
-    monkeypatch.setitem(sys.modules, "experiments.benchmark_mbrl", idle)
-    monkeypatch.setattr(Peer, "name", "idle")
-    with pytest.raises(RuntimeError, match=r"fit, .*: unequal work: \d+ updates here, 0 in idle"):
+    optimizer = torch.optim.SGD([torch.zeros(1)])
+    short = SimpleNamespace(mbrl_fit=lambda *_, **__: optimizer.step)
+    monkeypatch.setitem(sys.modules, "experiments.benchmark_mbrl", short)
+    monkeypatch.setattr(Peer, "name", "short")
+    with pytest.raises(RuntimeError, match=r"fit, .*: unequal work: 2 updates here, 1 in short"):
         measure_fit(tiny_bench(MBRL))
 
 
-def test_environments_are_compared_with_one_alone():
+def test_environments_are_compared_with_one_alone(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(clock))  # every turn takes a second
     rows = measure_envs(tiny_bench())
     assert [(row.name, row.other_name) for row in rows] == [
         ("plan per environment, V=1", "V=1"),
         ("plan per environment, V=4", "V=1"),
     ]
-    assert rows[0].ratio == 1.0
+    assert [row.ratio for row in rows] == [1.0, 0.25]
 
 
 def test_the_bound_grows_with_what_is_varied():

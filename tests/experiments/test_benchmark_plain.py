@@ -31,6 +31,8 @@ def test_the_loss_is_the_negative_log_likelihood():
 @torch.no_grad()
 def test_samples_follow_the_mixture():
     member = PlainMember(DYNAMICS)
+    member.net[-1].bias[:S] += 3  # the mean of the first mode
+    member.net[-1].bias[4 * S] += 1  # and its weight
     state, action = torch.randn(1, S).expand(20_000, -1), torch.rand(1, A).expand(20_000, -1)
     step, _ = law(member, state[:1], action[:1])
     moved = member.sample(state, action) - state

@@ -14,6 +14,9 @@ TINY = replace(
     n_modes=2,
     horizon=3,
     n_starts=7,
+    n_predictions=2,
+    n_train_steps=2,
+    n_policy_steps=2,
     batch_size=256,
     n_transitions=200,  # one batch on both sides
     n_epochs=2,
@@ -27,9 +30,9 @@ TINY = replace(
         width=8,
         n_layers=2,
     ),
-    small=replace(SIZES.small, n_candidates=8, horizon=2, width=8),
+    small=replace(SIZES.small, n_candidates=8, horizon=2, n_iterations=1, width=8),
     n_envs=(1, 4),
-    scaled=replace(SIZES.scaled, n_candidates=8, horizon=2, width=8),
+    scaled=replace(SIZES.scaled, n_candidates=8, horizon=2, n_iterations=1, width=8),
     sweeps={"n_models": (1, 2), "width": (8, 16)},
 )
 
