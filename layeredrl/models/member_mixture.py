@@ -12,6 +12,7 @@ from torch import Tensor
 from layeredrl.models.members import log_weights
 from layeredrl.models.mixture import mixture_log_prob, mixture_moments, mixture_sample
 from layeredrl.models.model import LogProb, Model
+from layeredrl.models.noise_shape import NoiseShape
 from layeredrl.models.propagation import (
     ActionFunction,
     StepFunction,
@@ -59,6 +60,8 @@ class MemberMixture(Model):
     ) -> Prediction:
         """What each member expects: a mixture of M Gaussians over absolute next states.
 
+        Where noise has another shape than the normal one, these are the means and standard deviations all the same.
+
         Args:
             state, context, action: rows of the spaces, with the same leading dims.
             std: overrides the predicted standard deviation; a number or what broadcasts to `(…, E, M, S)`.
@@ -69,19 +72,8 @@ class MemberMixture(Model):
             TypeError, ValueError: an argument has the wrong type, shape or device, is not finite, or an action
                 lies outside its space.
         """
-        leading = check_query(self, state, context, action)
-        n_members = self.n_models if members is None else len(members)
-        contexts = None if context is None else context.reshape(-1, context.shape[-1])
-        rows = state.reshape(-1, state.shape[-1]).expand(n_members, -1, -1)
-        step = self._step_function(contexts, members, loss_mode)
-        members_say = step(rows, action.reshape(1, -1, action.shape[-1]))
-        mean, member_std, weights = (
-            x.transpose(0, 1).unflatten(0, leading)
-            for x in (members_say.next_mean, members_say.next_std, members_say.weights)
-        )
-        if std is not None:
-            member_std = broadcast_std(std, mean)
-        return Prediction(mean, weights, member_std, members_say.term_prob.mean(dim=0).unflatten(0, leading))
+        prediction, _ = self._ask(state, context, action, loss_mode=loss_mode, members=members)
+        return prediction if std is None else prediction._replace(std=broadcast_std(std, prediction.mean))
 
     def sample(
         self,
@@ -91,14 +83,15 @@ class MemberMixture(Model):
         *,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "*batch S"]:
-        """Draw next states from the mixture of all members: the member, then the mode, then the Gaussian."""
-        mean, weights, std, _ = self.predict(state, context, action)
+        """Draw next states from the mixture of all members: the member, then the mode, then the noise."""
+        (mean, weights, std, _), shape = self._ask(state, context, action)
         leading, device = state.shape[:-1], self.device
         member = torch.randint(self.n_models, leading, generator=generator, device=device)
         mode = torch.rand(leading, generator=generator, device=device)
         normal = torch.randn(state.shape, generator=generator, device=device)
+        noise = normal if shape is None else shape.bend(normal)
         mean, weights, std = (_take_member(x, member) for x in (mean, weights, std))
-        return mixture_sample(mean, std, weights, normal, mode)
+        return mixture_sample(mean, std, weights, noise, mode)
 
     def rollout(
         self,
@@ -233,7 +226,7 @@ class MemberMixture(Model):
 
         Args:
             state, context, action, next_state: rows of the spaces, with the same leading dims.
-            std: overrides the predicted standard deviation.
+            std: overrides the predicted standard deviation; noise is normal then.
             loss_mode: leave the symmetry-breaking start out.
             transform: maps next states `(…, S)` to what the density is taken of; needs a given `std`.
             members: indices of the members to ask; None means all.
@@ -246,7 +239,7 @@ class MemberMixture(Model):
             raise ValueError(
                 "transform: got one without std, but the predicted std is that of untransformed states"
             )
-        mean, weights, member_std, term_prob = self.predict(
+        (mean, weights, member_std, term_prob), shape = self._ask(
             state, context, action, loss_mode=loss_mode, members=members
         )
         check_rows("next_state", next_state, self.state_space, leading=state.shape[:-1], device=self.device)
@@ -254,9 +247,9 @@ class MemberMixture(Model):
         if transform is not None:
             mean, next_state = transform(mean), transform(next_state)
         if std is not None:
-            member_std = broadcast_std(std, mean)
+            member_std, shape = broadcast_std(std, mean), None
         log_probs = mixture_log_prob(
-            rearrange(next_state, "... s -> ... 1 s"), mean, member_std, log_weights(weights)
+            rearrange(next_state, "... s -> ... 1 s"), mean, member_std, log_weights(weights), shape
         )
         log_prob = torch.logsumexp(log_probs, dim=-1) - math.log(log_probs.shape[-1])
         return log_prob, term_prob, {"means": means}
@@ -279,6 +272,29 @@ class MemberMixture(Model):
         return self.get_log_prob(state, context, action, next_state, std, loss_mode, transform, members=members)
 
     # Inside -------------------------------------------------------------------------------------------------
+
+    def _ask(
+        self,
+        state: Float[Tensor, "*batch S"],
+        context: Num[Tensor, "*batch C"] | None,
+        action: Num[Tensor, "*batch A"],
+        *,
+        loss_mode: bool = False,
+        members: Int[Tensor, " members"] | None = None,
+    ) -> tuple[Prediction, NoiseShape | None]:
+        """What each member expects, and the shape of its noise; None means normal."""
+        leading = check_query(self, state, context, action)
+        n_members = self.n_models if members is None else len(members)
+        contexts = None if context is None else context.reshape(-1, context.shape[-1])
+        rows = state.reshape(-1, state.shape[-1]).expand(n_members, -1, -1)
+        step = self._step_function(contexts, members, loss_mode)
+        members_say = step(rows, action.reshape(1, -1, action.shape[-1]))
+        mean, std, weights = (
+            x.transpose(0, 1).unflatten(0, leading)
+            for x in (members_say.next_mean, members_say.next_std, members_say.weights)
+        )
+        term_prob = members_say.term_prob.mean(dim=0).unflatten(0, leading)
+        return Prediction(mean, weights, std, term_prob), members_say.shape
 
     def _roll(
         self,

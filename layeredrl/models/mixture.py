@@ -1,4 +1,7 @@
-"""Mixtures of diagonal Gaussians as pure functions. M modes, S dimensions, any leading dims."""
+"""Mixtures of diagonal Gaussians as pure functions. M modes, S dimensions, any leading dims.
+
+Noise may have another shape than the normal one, the same in all modes; mean and std are those of the modes still.
+"""
 
 import math
 
@@ -7,8 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-# A float32 square of this is finite, so a value any number of standard deviations away keeps a finite density.
-MAX_STANDARD_SCORE = 1e15
+from layeredrl.models.noise_shape import MAX_STANDARD_SCORE, NoiseShape
 
 
 def mixture_log_prob(
@@ -16,6 +18,7 @@ def mixture_log_prob(
     mean: Float[Tensor, "*batch M S"],
     std: Float[Tensor, "*batch M S"],
     log_weights: Float[Tensor, "*batch M"],
+    shape: NoiseShape | None = None,
 ) -> Float[Tensor, "*batch"]:
     """Log density of a mixture.
 
@@ -25,8 +28,14 @@ def mixture_log_prob(
         value: where to evaluate.
         mean, std: of each mode; `std` > 0.
         log_weights: normalised over M.
+        shape: of the noise; None means normal.
     """
-    weighted = log_weights + gaussian_log_prob(rearrange(value, "... s -> ... 1 s"), mean, std).sum(dim=-1)
+    value = rearrange(value, "... s -> ... 1 s")
+    if shape is None:
+        log_prob = gaussian_log_prob(value, mean, std)
+    else:
+        log_prob = shape.log_prob(_standard_score(value, mean, std)) - std.log()
+    weighted = log_weights + log_prob.sum(dim=-1)
     return weighted.squeeze(-1) if weighted.shape[-1] == 1 else torch.logsumexp(weighted, dim=-1)
 
 
@@ -34,8 +43,13 @@ def gaussian_log_prob(
     value: Float[Tensor, "*#shape"], mean: Float[Tensor, "*#shape"], std: Float[Tensor, "*#shape"]
 ) -> Float[Tensor, "*shape"]:
     """Log density of numbers, finite however far `value` lies from `mean`."""
-    score = ((value - mean) / std).clamp(-MAX_STANDARD_SCORE, MAX_STANDARD_SCORE)
-    return -0.5 * score.square() - std.log() - 0.5 * math.log(2 * math.pi)
+    return -0.5 * _standard_score(value, mean, std).square() - std.log() - 0.5 * math.log(2 * math.pi)
+
+
+def _standard_score(
+    value: Float[Tensor, "*#shape"], mean: Float[Tensor, "*#shape"], std: Float[Tensor, "*#shape"]
+) -> Float[Tensor, "*shape"]:
+    return ((value - mean) / std).clamp(-MAX_STANDARD_SCORE, MAX_STANDARD_SCORE)
 
 
 def mixture_moments(
@@ -54,21 +68,21 @@ def mixture_sample(
     mean: Float[Tensor, "*batch M S"],
     std: Float[Tensor, "*batch M S"],
     weights: Float[Tensor, "*batch M"],
-    normal: Float[Tensor, "*#batch S"],
+    noise: Float[Tensor, "*#batch S"],
     uniform: Float[Tensor, "*#batch"],
 ) -> Float[Tensor, "*batch S"]:
-    """A draw from a mixture, given its noise: the mode by inverse transform, then the Gaussian.
+    """A draw from a mixture, given its noise: the mode by inverse transform, then what lies around it.
 
     Differentiable with respect to the chosen mode's mean and std.
 
     Args:
         mean, std, weights: the mixture; `weights` sum to 1 over M.
-        normal: standard normal noise.
+        noise: of mean 0 and variance 1.
         uniform: in [0, 1), which picks the mode.
     """
     if mean.shape[-2] == 1:
-        return mean.squeeze(-2) + std.squeeze(-2) * normal
+        return mean.squeeze(-2) + std.squeeze(-2) * noise
     edges = weights.cumsum(dim=-1)[..., :-1]
     mode = (rearrange(uniform, "... -> ... 1") >= edges).sum(dim=-1)
     index = rearrange(mode, "... -> ... 1 1").expand(*mean.shape[:-2], 1, mean.shape[-1])
-    return mean.gather(-2, index).squeeze(-2) + std.gather(-2, index).squeeze(-2) * normal
+    return mean.gather(-2, index).squeeze(-2) + std.gather(-2, index).squeeze(-2) * noise

@@ -8,6 +8,7 @@ from gymnasium.spaces import Space
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from layeredrl.models.calibration import MIN_ROWS, Calibration, CalibrationMethod, compare
 from layeredrl.models.ensemble import Ensemble, check_transition_spaces
 from layeredrl.models.losses import MemberScores, for_everyone, member_losses, member_scores, share_out
 from layeredrl.models.member_mixture import MemberMixture
@@ -106,6 +107,7 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
         if symmetry_breaking_start:
             sizes = feature_size(state_space), feature_size(action_space)
             self.random_dynamics = RandomDynamics(*sizes, factor=sb_start_factor, duration=sb_start_duration)
+        self.calibration = Calibration(feature_size(state_space))
         self.register_buffer("is_elite", torch.ones(n_models, dtype=torch.bool))
         self.to(device)
         if create_optimizer:
@@ -144,13 +146,62 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
         return member_scores(self.members, for_everyone(batch, self.n_models))
 
     def update_statistics(self, batch: Batch) -> None:
-        """Move the running statistics of inputs and targets by a batch of training data."""
+        """Move the running statistics of inputs and targets by a batch of training data. Ends a recalibration."""
         self.members.update_statistics(batch)
+        self.reset_calibration()
 
     def set_statistics(self, batch: Batch) -> None:
-        """Take the statistics of inputs and targets from these transitions alone."""
+        """Take the statistics of inputs and targets from these transitions alone. Ends a recalibration."""
         self.members.reset_statistics()
-        self.members.update_statistics(batch)
+        self.update_statistics(batch)
+
+    # Calibration --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def recalibrate(self, batch: Batch, method: CalibrationMethod = "temperature") -> None:
+        """Correct the noise that the members foretell by how far held-out transitions really lay.
+
+        Every query speaks of the corrected noise from then on, except where it is given a `std`. It is corrected
+        for each dimension by itself, such that the mixture of the elites is calibrated, whose disagreement is part
+        of its spread: they stay as far apart as they are. Losses and scores speak of the networks as they are.
+
+        Training ends it, as whatever moves the statistics does: a correction of other weights would mislead. While
+        the symmetry-breaking start fades, the learned part counts with its corrected mean and spread, as a
+        Gaussian.
+
+        Args:
+            batch: transitions `(B,)` that the members haven't learned from, such as the trainer's held-out ones.
+                All that aren't masked out count alike.
+            method: `temperature` multiplies the standard deviations, by one factor a dimension. `isotonic` changes
+                the shape too, so that tails may be heavy or skewed, and the mean with it, by a multiple of the
+                standard deviation. It wants some 500 transitions or more.
+
+        Raises:
+            TypeError, ValueError: an unknown method, too few transitions for it, or some that don't fit the spaces
+                or aren't finite; or the members' predictions of them aren't. Nothing has changed then.
+        """
+        if method not in MIN_ROWS:
+            raise ValueError(f"method: got {method!r}, expected one of {', '.join(MIN_ROWS)}")
+        if len(batch.shape) != 1:
+            raise ValueError(f"batch: got leading dims {tuple(batch.shape)}, expected (B,)")
+        self.check_batch(batch)
+        rows = batch if batch.mask is None else batch[batch.mask]
+        if len(rows) < MIN_ROWS[method]:
+            raise ValueError(
+                f"batch: got {len(rows)} transitions to fit to, expected at least {MIN_ROWS[method]} for "
+                f"method={method!r}"
+            )
+        elites = self.elites
+        step = self.members.step_function(rows.context, elites)
+        prediction = step(rows.state.expand(len(elites), -1, -1), rows.action.unsqueeze(0))
+        held_out = compare(prediction, rows.next_state)
+        if not bool(held_out.score.isfinite().all()):
+            raise ValueError("batch: got transitions of which the members' predictions aren't finite")
+        self.calibration.fit(held_out, method)
+
+    def reset_calibration(self) -> None:
+        """Let queries speak of the noise that the networks foretell."""
+        self.calibration.reset()
 
     # Inside ------------------------------------------------------------------------------------------------
 
@@ -162,7 +213,7 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
         max_rows: int | None = None,
     ) -> StepFunction:
         """What makes a step of each member: learned, or faded into the symmetry-breaking start."""
-        learned = self.members.step_function(context, members, max_rows)
+        learned = self.calibration.correct(self.members.step_function(context, members, max_rows))
         if self.random_dynamics is None or loss_mode:
             return learned
         random_dynamics, share = self.random_dynamics, self.random_dynamics.share(int(self.n_total_env_steps))

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from layeredrl.models.mixture import mixture_moments, mixture_sample
+from layeredrl.models.noise_shape import NoiseShape
 from layeredrl.types import ModelStep, Propagation, Rollout
 
 
@@ -30,7 +31,7 @@ class MemberPrediction(NamedTuple):
     """One step of each member from its own R rows: a mixture over its targets, and where these lead.
 
     Targets are what the networks speak of. The next state is `origin + scale · target`: what holds for all modes is
-    applied to what is drawn from them, not to each.
+    applied to what is drawn from them, not to each. Noise around the modes has the given shape; None means normal.
     """
 
     mean: Float[Tensor, "E R M S"]
@@ -39,6 +40,7 @@ class MemberPrediction(NamedTuple):
     term_prob: Float[Tensor, "E R"]
     origin: Float[Tensor, "*#rows S"]
     scale: Float[Tensor, "*#rows S"]
+    shape: NoiseShape | None = None
 
     @property
     def next_mean(self) -> Float[Tensor, "E R M S"]:
@@ -188,7 +190,8 @@ def _draw_noise(
 def _draw(prediction: MemberPrediction, noise: Noise) -> Float[Tensor, "E P B S"]:
     """Draw each particle from its member's mixture."""
     normal, uniform = rearrange(noise.normal, "e p b s -> e (p b) s"), rearrange(noise.mode, "e p b -> e (p b)")
-    target = mixture_sample(prediction.mean, prediction.std, prediction.weights, normal, uniform)
+    shaped = normal if prediction.shape is None else prediction.shape.bend(normal)
+    target = mixture_sample(prediction.mean, prediction.std, prediction.weights, shaped, uniform)
     next_state = torch.addcmul(prediction.origin, target, prediction.scale)
     return rearrange(next_state, "e (p b) s -> e p b s", p=noise.normal.shape[1])
 

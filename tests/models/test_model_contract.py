@@ -5,7 +5,7 @@ from torch import nn
 
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
 from tests.contracts.model_contract import ModelContract
-from tests.models.ensembles import CONTEXT, DISCRETE, NESTED, make_ensemble
+from tests.models.ensembles import CONTEXT, DISCRETE, NESTED, make_batch, make_ensemble
 from tests.models.rollout_only import RolloutOnly
 
 
@@ -50,6 +50,13 @@ class NormalizedNet(nn.Module):
 class TestVmappedEnsemble(ModelContract):
     def make(self):
         return make_ensemble(net=NormalizedNet, n_models=3, n_particles_per_model=2, create_optimizer=True)
+
+
+class TestRecalibratedEnsemble(ModelContract):
+    def make(self):
+        model = make_ensemble(n_models=2, n_modes=2, n_particles_per_model=2, create_optimizer=True)
+        model.recalibrate(make_batch(100), "isotonic")
+        return model
 
 
 class TestModelWithNothingButWhatIsAbstract(ModelContract):
