@@ -75,6 +75,22 @@ def conclude(
     return best(pair, torch.stack([candidate_value, mean_value], dim=1))
 
 
+def value_figures(
+    iteration: int, values: Float[Tensor, "V K"], weights: Float[Tensor, "V K"]
+) -> dict[str, Float[Tensor, " V"]]:
+    """Diagnostics of an iteration: mean and spread of the values that the search distribution is fitted to.
+
+    Args:
+        iteration: counted from 0.
+        values: of the elites, or of all candidates where these count by weight.
+        weights: with a sum of 1; values that aren't finite have none.
+    """
+    values = torch.where(weights > 0, values, 0.0)
+    mean = (weights * values).sum(dim=1)
+    spread = (weights * (values - rearrange(mean, "v -> v 1")).square()).sum(dim=1).sqrt()
+    return {f"elite_return/iteration_{iteration}": mean, f"elite_spread/iteration_{iteration}": spread}
+
+
 def with_repeats(objective: Objective, action_repeat: int) -> Objective:
     """The objective of sequences of decisions, each of which is held for some steps."""
     if action_repeat == 1:

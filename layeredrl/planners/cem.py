@@ -55,6 +55,7 @@ class CEM(Planner):
         proposals: Num[Tensor, "V K D A"],
     ) -> Plan:
         mean, std = self.start(state)
+        diagnostics: dict[str, Tensor] = {}
         for i, iteration_noise in enumerate(noise):
             parts = [proposals, self.space.decode(mean, std, iteration_noise, self.sampling)]
             if i == len(noise) - 1:
@@ -62,8 +63,10 @@ class CEM(Planner):
             candidates = torch.cat(parts, dim=1)
             values = evaluate(objective, candidates)
             _, mean, std = self.refit(self.space, candidates, values, mean, std)
+            diagnostics |= self.refit.figures(i, values)
         if self.result == "best":
             actions, value = best(candidates, values)
         else:
             actions, value = conclude(objective, self.space.mode(mean), candidates, values, "mean")
-        return Plan(actions, value, state.advanced(mean), diagnostics={"search_std": std.mean(dim=(1, 2))})
+        diagnostics["search_std"] = std.mean(dim=(1, 2))
+        return Plan(actions, value, state.advanced(mean), diagnostics)

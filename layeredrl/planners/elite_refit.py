@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from layeredrl.planners.candidates import elites
+from layeredrl.planners.candidates import elites, value_figures
 from layeredrl.planners.checks import check_at_least, check_share
 from layeredrl.planners.search_space import SearchSpace
 
@@ -49,3 +49,9 @@ class EliteRefit:
         new_mean, new_std = space.fit(plans, weights)
         mean = torch.lerp(new_mean, mean, self.momentum)
         return plans, mean, torch.lerp(new_std, std, self.momentum).clamp_min(self.min_std)
+
+    def figures(self, iteration: int, values: Float[Tensor, "V N"]) -> dict[str, Float[Tensor, " V"]]:
+        """What the elites of an iteration are worth, see `value_figures`."""
+        best = values.topk(min(self.n_elites, values.shape[1]), dim=1).values
+        finite = best.isfinite()
+        return value_figures(iteration, best, finite / finite.sum(dim=1, keepdim=True))

@@ -78,6 +78,7 @@ class ICEM(Planner):
         proposals: Num[Tensor, "V K D A"],
     ) -> Plan:
         mean, std = self.start(state)
+        diagnostics: dict[str, Tensor] = {}
         for i, iteration_noise in enumerate(noise):
             n = self.population(i)
             if i == 0:
@@ -88,9 +89,10 @@ class ICEM(Planner):
             candidates = torch.cat(parts, dim=1)
             values = evaluate(objective, candidates)
             elites, mean, std = self.refit(self.space, candidates, values, mean, std)
+            diagnostics |= self.refit.figures(i, values)
             kept = elites[:, : self.n_kept]
         actions, value = best(candidates, values)
-        diagnostics = {"search_std": std.mean(dim=(1, 2))}
+        diagnostics["search_std"] = std.mean(dim=(1, 2))
         return Plan(actions, value, state.advanced(mean, kept), diagnostics)
 
     def _completed(self, state: PlannerState, drawn: Num[Tensor, "V K D A"]) -> Num[Tensor, "V K D A"]:

@@ -8,7 +8,7 @@ from gymnasium.spaces import Space
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from layeredrl.planners.candidates import Objective, Result, conclude, evaluate
+from layeredrl.planners.candidates import Objective, Result, conclude, evaluate, value_figures
 from layeredrl.planners.checks import check_at_least, check_choice, check_positive
 from layeredrl.planners.noise import smooth_noise
 from layeredrl.planners.planner import Plan, Planner, PlannerSettings, PlannerState
@@ -78,6 +78,7 @@ class MPPI(Planner):
         proposals: Num[Tensor, "V K D A"],
     ) -> Plan:
         mean, std = state.mean, self.space.initial_std.expand_as(state.mean)
+        diagnostics: dict[str, Tensor] = {}
         for i, iteration_noise in enumerate(noise):
             mean = self.space.spread(mean, self.initial_share)
             drawn = self.space.decode(mean, std * self.std_decay**i, iteration_noise)
@@ -86,8 +87,9 @@ class MPPI(Planner):
             # Softmax subtracts the largest value, so that none is too large for an exponential.
             weights = torch.softmax((values - self._control_costs(mean, candidates)) / self.temperature, dim=1)
             mean, _ = self.space.fit(candidates, weights.to(mean.dtype))
+            diagnostics |= value_figures(i, values, weights)
         actions, value = conclude(objective, self.space.mode(mean), candidates, values, self.result)
-        diagnostics = {"effective_sample_size": 1 / weights.square().sum(dim=1)}
+        diagnostics["effective_sample_size"] = 1 / weights.square().sum(dim=1)
         return Plan(actions, value, state.advanced(mean), diagnostics)
 
     def _control_costs(
