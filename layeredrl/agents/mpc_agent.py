@@ -76,7 +76,11 @@ class MPCAgent(Agent):
     def act(
         self, state: Float[Tensor, "V S"], context: Num[Tensor, "V C"] | None = None
     ) -> tuple[Num[Tensor, "V A"], dict[str, Float[Tensor, " V"]]]:
-        """The actions to execute now, the `value` of the plans they belong to, and the planner's diagnostics."""
+        """The actions to execute now, and figures about the plans they belong to.
+
+        These are the plans' `value`, how many steps of them were executed before (`plan_age`), the planner's
+        diagnostics and, if the objective has a terminal value, that of the present states (`terminal_value`).
+        """
         if self.age is not None and len(self.age) != len(state):
             raise ValueError(
                 f"state: got {len(state)} environments, expected {len(self.age)} as before; "
@@ -86,8 +90,12 @@ class MPCAgent(Agent):
         assert self.plan is not None
         assert self.age is not None
         action = self.plan.actions[torch.arange(len(state), device=state.device), self.age]
+        figures = {"value": self.plan.value, "plan_age": self.age.to(self.plan.value), **self.plan.diagnostics}
+        if isinstance(self.objective, ModelObjective) and self.objective.terminal_value is not None:
+            with torch.no_grad():
+                figures["terminal_value"] = self.objective.terminal_value(state, context)
         self.age = self.age + 1
-        return action, {"value": self.plan.value, **self.plan.diagnostics}
+        return action, figures
 
     def reset(self, mask: Bool[Tensor, " V"] | None = None) -> None:
         """Forget the environments where `mask` is True; None: all, and their number."""

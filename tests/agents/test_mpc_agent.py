@@ -50,6 +50,18 @@ def test_each_environment_gets_the_action_for_its_own_state(n_envs):
     assert info["value"].isfinite().all()
 
 
+def test_the_present_states_are_valued_where_the_objective_has_a_terminal_value():
+    weight = torch.ones((), requires_grad=True)
+    objective = ModelObjective(
+        make_model(), follow_state, at_once, terminal_value=lambda state, context: weight * state.sum(dim=1)
+    )
+    state = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    _, info = MPCAgent(CEM(BOX, 3, n_candidates=10, n_iterations=1), objective).act(state)
+    assert info["terminal_value"].tolist() == [3.0, 7.0]
+    assert not info["terminal_value"].requires_grad
+    assert "terminal_value" not in make_agent().act(state)[1]
+
+
 def test_discrete_actions_count_from_their_start():
     state = torch.tensor([[5.0, 0.0], [7.0, 0.0], [6.0, 0.0]])
     action, info = make_agent(DISCRETE).act(state)

@@ -103,6 +103,7 @@ def test_figures_are_those_of_the_plan_that_is_executed():
     action, info = agent.act(names(3))
     torch.testing.assert_close(action[:, 0], torch.tensor([1.1, 1.1, 2.0]))
     assert info["value"].tolist() == info["search"].tolist() == [1.0, 1.0, 2.0]
+    assert info["plan_age"].tolist() == [1.0, 1.0, 0.0]
 
 
 def test_searches_start_from_what_is_left_of_the_last_plan():
