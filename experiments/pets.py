@@ -5,7 +5,7 @@ acting by planning. Ends with an evaluation from fixed starts.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -141,8 +141,6 @@ def main(args: Args) -> None:
     # Agents
     use_value = task.termination is not never if args.terminal_value is None else args.terminal_value
     horizon = args.horizon or (HORIZON_WITH_VALUE if use_value else HORIZON)
-    # Steps whose rewards a plan's value counts: with a terminal value all, 95 % of whose weight lies in so many.
-    n_counted = round(3 / (1 - args.values.discount)) if use_value else horizon
     random_agent = RandomAgent(action_space, generator=generator)
     objective = ModelObjective(
         model,
@@ -167,7 +165,8 @@ def main(args: Args) -> None:
     def fit() -> None:
         """Learn from everything so far; values, once there is any planning, from that alone."""
         model.set_n_total_env_steps(collector.n_steps)
-        monitor.fit(trainer.fit(buffer), model, collector.n_steps)
+        report = trainer.fit(buffer)
+        monitor.fit(report, model, collector.n_steps, holdout=buffer[buffer.is_holdout])
         if args.learn_reward:
             monitor.fit(reward_trainer.fit(buffer), reward_model, collector.n_steps)
         if use_value:
@@ -178,7 +177,7 @@ def main(args: Args) -> None:
     # Loop
     folder = make_run_folder(args.runs / args.env_id, args.name, args.seed)
     collector = Collector(env, buffer, seed=args.seed, device=args.device)
-    monitor = Monitor(folder)
+    monitor = Monitor(folder, settings=asdict(replace(args, horizon=horizon, terminal_value=use_value)))
     training: list[tuple[int, Episode]] = []
     evaluation: list[Episode] = []
     interrupted = False
@@ -192,7 +191,7 @@ def main(args: Args) -> None:
                 is_random = collector.n_steps < args.random_steps
                 for episode in collector.step(random_agent if is_random else planning_agent):
                     training.append((collector.n_steps, episode))
-                    monitor.episode(episode, collector.n_steps, horizon=n_counted, discount=args.values.discount)
+                    monitor.episode(episode, collector.n_steps, horizon=horizon, discount=args.values.discount)
                     if not is_random:
                         seen = forecast(model, episode, horizon=FORECAST_HORIZON)
                         monitor.forecast(seen, collector.n_steps)
@@ -202,6 +201,7 @@ def main(args: Args) -> None:
         if args.eval_episodes:
             eval_env = make_env(task, args.eval_episodes)
             evaluation = evaluate(eval_env, planning_agent, seed=EVAL_SEED, progress=True, device=args.device)
+            monitor.evaluation(evaluation, collector.n_steps)
     except KeyboardInterrupt:
         interrupted = True
         print(f"\nInterrupted after {collector.n_steps} steps; what was learned so far is kept.")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiments.pets import Args, main
 from experiments.planners import find_risk
@@ -53,7 +54,8 @@ def test_a_run_leaves_result_picture_checkpoint_and_log(tmp_path, env_id, capsys
         assert picture.size[0] > 500
     checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
     assert checkpoint["buffer"]["n_added"] == 80
-    assert list(folder.glob("events.out.tfevents.*"))
+    log = EventAccumulator(str(folder)).Reload().Tags()["scalars"]
+    assert {"members/disagreement/state_0", "evaluation/return_mean"} <= set(log)
     assert "1000001" in capsys.readouterr().out
 
 

@@ -8,15 +8,16 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from layeredrl.training.collector import Episode
+from layeredrl.training.diagnosis import diagnose
 from layeredrl.training.evaluation import forecast
-from layeredrl.training.monitor import Monitor, realised_returns
+from layeredrl.training.monitor import Monitor
 from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig
 from layeredrl.training.value_trainer import ValueReport
 from tests.training.linear_system import make_batch, make_buffer, make_model, make_reward_model
 
 
 def read(log_dir) -> EventAccumulator:
-    events = EventAccumulator(str(log_dir), size_guidance={"images": 0, "scalars": 0})
+    events = EventAccumulator(str(log_dir), size_guidance={"images": 0, "scalars": 0, "histograms": 0})
     events.Reload()
     return events
 
@@ -50,7 +51,14 @@ def test_a_fit_writes_the_scores_of_every_member(tmp_path):
     monitor = Monitor(tmp_path)
     monitor.fit(report, model, 200)
     monitor.close()
-    expected = {"fit/epochs": 3.0, "fit/transitions": report.n_train, "time/fit_seconds": report.seconds}
+    expected = {
+        "fit/epochs": 3.0,
+        "fit/transitions": report.n_train,
+        "fit/holdout_nll": report.holdout.nll.mean(),
+        "time/fit_seconds": report.seconds,
+        "elite/member_0": 1.0,
+        "elite/member_1": 1.0,
+    }
     for name, scores in (("train", report.train), ("holdout", report.holdout)):
         for member in range(2):
             expected[f"{name}_nll/member_{member}"] = scores.nll[member]
@@ -74,7 +82,10 @@ def test_the_fit_of_a_reward_model_stands_beside_that_of_the_dynamics(tmp_path):
         "reward_scale": buffer[:].reward[~buffer.is_holdout].std(correction=0),
         "fit/reward_epochs": 2.0,
         "fit/reward_transitions": reports[1].n_train,
+        "fit/reward_holdout_nll": reports[1].holdout.nll.mean(),
         "time/reward_fit_seconds": reports[1].seconds,
+        "reward_elite/member_0": 1.0,
+        "reward_elite/member_1": 1.0,
     }
     for name, scores in (("train", reports[1].train), ("holdout", reports[1].holdout)):
         for member in range(2):
@@ -85,6 +96,71 @@ def test_the_fit_of_a_reward_model_stands_beside_that_of_the_dynamics(tmp_path):
     for tag, value in expected.items():
         assert written[tag] == [(200, pytest.approx(float(value)))], tag
     assert written["holdout_nll/member_1"] == [(200, pytest.approx(float(reports[0].holdout.nll[1])))]
+
+
+def test_elites_are_shown_over_time_and_alone_count_for_the_likelihood(tmp_path):
+    model, buffer, monitor = make_model(3), make_buffer(60), Monitor(tmp_path)
+    trainer = EnsembleTrainer(model, TrainerConfig(max_epochs=2, n_elites=1))
+    reports = []
+    for step in (100, 200):
+        reports.append(trainer.fit(buffer))
+        monitor.fit(reports[-1], model, step)
+        model.set_elites(torch.tensor([0, 1, 2]))  # whatever becomes of them later
+    monitor.close()
+    written = scalars(tmp_path)
+    for i, report in enumerate(reports):
+        best = int(report.holdout.loss.argmin())
+        assert [written[f"elite/member_{member}"][i][1] for member in range(3)] == [m == best for m in range(3)]
+        assert written["fit/holdout_nll"][i][1] == pytest.approx(float(report.holdout.nll[best]))
+
+
+def test_with_held_out_data_a_fit_writes_a_diagnosis(tmp_path):
+    model, buffer = make_model(3, n_modes=2), make_buffer(60)
+    report, holdout = EnsembleTrainer(model, TrainerConfig(max_epochs=2)).fit(buffer), buffer[buffer.is_holdout]
+    monitor = Monitor(tmp_path)
+    monitor.fit(report, model, 200, holdout)
+    monitor.close()
+    diagnosis = diagnose(model, holdout)
+    expected = {
+        "members/error_correlation": diagnosis.mean_correlation,
+        "members/weight_entropy": diagnosis.weight_entropy,
+    }
+    for dim in range(2):
+        expected[f"members/disagreement/state_{dim}"] = diagnosis.disagreement[dim]
+        expected[f"log_std_at_lower_bound/state_{dim}"] = diagnosis.at_lower.share[dim]
+        expected[f"log_std_at_upper_bound/state_{dim}"] = diagnosis.at_upper.share[dim]
+    written = scalars(tmp_path)
+    assert {tag for tag in written if tag.startswith(("members/", "log_std"))} == expected.keys()
+    for tag, value in expected.items():
+        assert written[tag] == [(200, pytest.approx(float(value)))], tag
+    events = read(tmp_path)
+    assert set(events.Tags()["images"]) == {"error_correlation", "log_std"}
+    assert set(events.Tags()["histograms"]) == {"log_std/state_0", "log_std/state_1"}
+    histogram = events.Histograms("log_std/state_1")[0].histogram_value
+    log_std = diagnosis.log_std[..., 1]
+    assert (histogram.num, histogram.min) == (log_std.numel(), pytest.approx(float(log_std.min())))
+
+
+def test_one_member_of_one_mode_has_nothing_to_be_compared_with(tmp_path):
+    model, buffer = make_model(1), make_buffer(60)
+    report = EnsembleTrainer(model, TrainerConfig(max_epochs=2)).fit(buffer)
+    monitor = Monitor(tmp_path)
+    monitor.fit(report, model, 200, buffer[buffer.is_holdout])
+    monitor.close()
+    assert not [tag for tag in scalars(tmp_path) if tag.startswith("members/")]
+    assert read(tmp_path).Tags()["images"] == ["log_std"]
+
+
+def test_a_member_that_broke_down_is_left_out_of_histograms(tmp_path):
+    model, buffer = make_model(2), make_buffer(60)
+    report = EnsembleTrainer(model, TrainerConfig(max_epochs=2)).fit(buffer)
+    with torch.no_grad():
+        model.members.nets.members.head.bias[0] = torch.nan
+    monitor = Monitor(tmp_path)
+    monitor.fit(report, model, 200, buffer[buffer.is_holdout])
+    monitor.close()
+    n_held_out = int(buffer.is_holdout.sum())
+    assert read(tmp_path).Histograms("log_std/state_0")[0].histogram_value.num == n_held_out
 
 
 def test_a_fit_of_values_writes_how_consistent_they_are(tmp_path):
@@ -104,8 +180,33 @@ def test_what_a_plan_promised_stands_beside_what_it_got(tmp_path):
     # Rewards 1 … 6; nothing comes after the end.
     assert written["plan/realised_return"] == pytest.approx((3 + 5 + 7 + 9 + 11 + 6) / 6)
     assert written["plan/value"] == 25
+    assert written["plan/exploitation_gap"] == pytest.approx(25 - 41 / 6)
     assert written["time/plan_seconds"] == pytest.approx(0.26)
     assert written.keys() >= {"episode/return", "episode/length"}
+
+
+def test_each_plan_s_gap_is_in_a_histogram(tmp_path):
+    write_episode(tmp_path, make_episode(terminated=True), horizon=2)
+    histogram = read(tmp_path).Histograms("plan/exploitation_gaps")[0].histogram_value
+    gaps = [value - got for value, got in zip((0, 10, 20, 30, 40, 50), (3, 5, 7, 9, 11, 6), strict=True)]
+    assert (histogram.num, histogram.min, histogram.max) == (6, min(gaps), max(gaps))
+
+
+def test_the_planners_diagnostics_are_shown_as_means_over_the_episode(tmp_path):
+    episode = make_episode(terminated=True)
+    episode.info["elite_return/iteration_0"] = torch.arange(6.0)
+    episode.info["plan_age"] = episode.info["terminal_value"] = torch.zeros(6)
+    written = write_episode(tmp_path, episode, horizon=2)
+    assert {tag: value for tag, value in written.items() if tag.startswith("planner/")} == {
+        "planner/elite_return/iteration_0": 2.5
+    }
+
+
+def test_an_evaluation_writes_the_mean_and_the_worst_return(tmp_path):
+    monitor = Monitor(tmp_path)
+    monitor.evaluation([make_episode(3), make_episode(6)], 40)
+    monitor.close()
+    assert scalars(tmp_path) == {"evaluation/return_mean": [(40, 13.5)], "evaluation/return_min": [(40, 6.0)]}
 
 
 def test_plans_that_a_time_limit_cut_short_are_not_compared(tmp_path):
@@ -161,14 +262,3 @@ def test_without_matplotlib_there_is_one_warning_and_no_picture(tmp_path, monkey
     events = read(tmp_path)
     assert events.Tags()["images"] == []
     assert len(events.Scalars("aleatoric_std/state_0")) == 2
-
-
-@pytest.mark.parametrize("discount", [0.0, 0.9, 1.0])
-@pytest.mark.parametrize("horizon", [1, 3, 8, 20])
-def test_realised_returns_equal_a_plain_loop(horizon, discount):
-    reward = torch.randn(8)
-    expected = [
-        sum(discount**k * reward[t + k].item() for k in range(horizon) if t + k < len(reward))
-        for t in range(len(reward))
-    ]
-    assert realised_returns(reward, horizon, discount).tolist() == pytest.approx(expected, abs=1e-5)

@@ -1,12 +1,16 @@
-"""Fan charts say what the forecast says."""
+"""Pictures say what their figures say."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 
+from layeredrl.training.diagnosis import diagnose
 from layeredrl.training.evaluation import Forecast
-from layeredrl.training.plots import draw_forecast, fan_chart
+from layeredrl.training.plots import correlation_chart, draw_forecast, fan_chart, noise_chart
+from tests.training.linear_system import make_batch, make_model
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -76,3 +80,36 @@ def test_it_is_drawn_without_a_global_figure():
 
     fan_chart(make_forecast(), "")
     assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("n_modes", [1, 2])
+def test_a_correlation_chart_says_the_numbers(n_modes):
+    diagnosis = diagnose(make_model(3, n_modes=n_modes), make_batch(30))
+    axes = correlation_chart(diagnosis, "After 200 steps").axes[0]
+    assert np.array_equal(axes.images[0].get_array(), diagnosis.error_correlation)
+    expected = [f"{value:.2f}" for value in diagnosis.error_correlation.flatten().tolist()]
+    assert [text.get_text() for text in axes.texts] == expected
+    assert axes.get_title() == "After 200 steps"
+
+
+def test_a_noise_chart_shows_the_predicted_noise_between_its_bounds():
+    diagnosis = diagnose(make_model(2), make_batch(30))
+    figure = noise_chart(diagnosis, "After 200 steps")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["state 0", "state 1"]
+    for dim, axes in enumerate(figure.axes):
+        assert [line.get_xdata()[0] for line in axes.lines] == [-5.0, 0.25]
+        (counts,) = (patch.get_data().values for patch in axes.patches)
+        assert counts.sum() == diagnosis.log_std[..., dim].numel()
+    without_bounds = noise_chart(replace(diagnosis, at_lower=None, at_upper=None), "")
+    assert not any(axes.lines for axes in without_bounds.axes)
+
+
+def test_charts_of_a_member_that_broke_down_are_drawn_all_the_same():
+    diagnosis = diagnose(make_model(2), make_batch(30))
+    broken = replace(
+        diagnosis,
+        error_correlation=torch.full((2, 2), torch.nan),
+        log_std=torch.full_like(diagnosis.log_std, torch.nan),
+    )
+    for figure in (correlation_chart(broken, ""), noise_chart(broken, "")):
+        figure.draw_without_rendering()
