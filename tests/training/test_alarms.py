@@ -72,7 +72,7 @@ def test_a_reward_model_that_overfits_is_told_of_beside_the_dynamics(tmp_path, u
     batch = make_batch(40)
     buffer = fill(replace(batch, reward=noise(40)), 0.3)
     model = make_reward_model(2, hidden_sizes=(64, 64))
-    report = fit(model, buffer, max_epochs=120, patience=120, learning_rate=5e-3)
+    report = fit(model, buffer, max_epochs=300, patience=300, learning_rate=5e-3)
     (message,) = say_twice(tmp_path, report, model, 40)
     assert message.startswith("the reward model overfits")
 
