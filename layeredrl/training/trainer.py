@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -16,6 +17,18 @@ from layeredrl.models.ensemble import Ensemble
 from layeredrl.models.losses import MemberScores
 from layeredrl.types import Batch
 
+# Share of a fit's updates that the learning rate takes to rise.
+WARM_UP = 0.05
+
+
+def _cosine(progress: float) -> float:
+    falling = (progress - WARM_UP) / (1 - WARM_UP)
+    return progress / WARM_UP if falling < 0 else 0.5 * (1 + math.cos(math.pi * falling))
+
+
+# Factors of the learning rate, by the share of the fit that is done.
+SCHEDULES: dict[str, Callable[[float], float]] = {"constant": lambda progress: 1.0, "cosine": _cosine}
+
 
 @dataclass(frozen=True)
 class TrainerConfig:
@@ -23,6 +36,9 @@ class TrainerConfig:
 
     learning_rate: float = 1e-3
     """Of AdamW."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """What becomes of the learning rate within a fit: `cosine` lets it rise for a twentieth of the updates, then
+    fall to 0 by the last that `max_epochs` and `max_updates` allow. Wants patience, and `min_improvement=0`."""
     weight_decay: float = 1e-5
     """Of AdamW."""
     batch_size: int = 64
@@ -44,6 +60,8 @@ class TrainerConfig:
         for name in ("batch_size", "max_epochs", "max_updates", "patience", "max_grad_norm"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive number")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule: got {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
 
 
 @dataclass(frozen=True)
@@ -118,12 +136,11 @@ class EnsembleTrainer:
         model.set_statistics(data[train])
         best = _BestWeights(model, model.get_member_scores(data[holdout]).loss, config)
         train_losses, holdout_losses = [], []
-        epochs = tqdm(
-            range(self._n_epochs(counts)), desc="fit", unit="epoch", leave=False, disable=not self.progress
-        )
+        n_epochs = self._n_epochs(counts)
+        epochs = tqdm(range(n_epochs), desc="fit", unit="epoch", leave=False, disable=not self.progress)
         try:
             for epoch in epochs:
-                train_losses.append(self._train_epoch(data, counts))
+                train_losses.append(self._train_epoch(data, counts, epoch / n_epochs, 1 / n_epochs))
                 holdout_losses.append(model.get_member_scores(data[holdout]).loss)
                 best.update(epoch, holdout_losses[-1])
                 epochs.set_postfix(holdout=f"{float(best.loss.mean()):.3f}")
@@ -156,11 +173,15 @@ class EnsembleTrainer:
             self.config.max_epochs, math.ceil(self.config.max_updates / math.ceil(longest / self.config.batch_size))
         )
 
-    def _train_epoch(self, data: Batch, counts: Int[Tensor, "B E"]) -> Float[Tensor, " E"]:
-        """One pass over every member's bootstrap; the mean losses."""
+    def _train_epoch(
+        self, data: Batch, counts: Int[Tensor, "B E"], progress: float, share: float
+    ) -> Float[Tensor, " E"]:
+        """One pass over every member's bootstrap, a `share` of the fit from `progress` on; the mean losses."""
         losses = []
         self.model.train()
-        for index in self._shuffled_batches(counts):
+        batches = self._shuffled_batches(counts)
+        for i, index in enumerate(batches):
+            self._set_learning_rate(progress + share * (i + 0.5) / len(batches))
             loss = self.model.get_member_losses(data[index])
             self.optimizer.zero_grad()
             loss.sum().backward()
@@ -169,6 +190,10 @@ class EnsembleTrainer:
             losses.append(loss.detach())
         self.model.eval()
         return torch.stack(losses).mean(dim=0)
+
+    def _set_learning_rate(self, progress: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * SCHEDULES[self.config.schedule](progress)
 
     def _shuffled_batches(self, counts: Int[Tensor, "B E"]) -> Int[Tensor, "batches E batch_size"]:
         """Indices of transitions: each member's bootstrap in an order of its own, cycled to equal lengths."""
