@@ -16,12 +16,12 @@ from layeredrl.types import Batch
 class MemberScores(NamedTuple):
     """How well each member explains a batch: the next states, or the rewards, with S = 1."""
 
-    loss: Float[Tensor, " E"]  # in the units of the targets, termination included: what training minimises
+    loss: Float[Tensor, " E"]  # in units of the targets, termination included: what training minimises (β = 0)
     nll: Float[Tensor, " E"]  # of the next state, in nats, in state units
     mse: Float[Tensor, "E S"]  # of the mean, per dimension, in squared state units
 
 
-def member_losses(members: Members, batch: Batch, *, weighted: bool) -> Float[Tensor, " E"]:
+def member_losses(members: Members, batch: Batch, *, weighted: bool, beta_nll: float = 0.0) -> Float[Tensor, " E"]:
     """Mean over transitions of −log-likelihood + binary cross-entropy of termination, for each member.
 
     Args:
@@ -29,8 +29,9 @@ def member_losses(members: Members, batch: Batch, *, weighted: bool) -> Float[Te
         batch: a set `(E, B, …)` for each member. Transitions masked out count neither above nor below the fraction
             bar.
         weighted: whether weights multiply the losses.
+        beta_nll: β of the likelihood, see `Members.explain`.
     """
-    log_likelihood, termination_loss, _ = members.explain(batch)
+    log_likelihood, termination_loss, _ = members.explain(batch, beta_nll=beta_nll)
     losses = termination_loss - log_likelihood
     if weighted:
         if batch.weight is None:

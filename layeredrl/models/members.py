@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy
 from torch.utils._pytree import tree_map
 
-from layeredrl.models.mixture import mixture_log_prob, mixture_moments
+from layeredrl.models.mixture import gaussian_log_prob, mixture_log_prob, mixture_moments
 from layeredrl.models.normalization import RunningMoments
 from layeredrl.models.propagation import MemberPrediction, StepFunction
 from layeredrl.nets.compiled import Compiled
@@ -114,14 +114,22 @@ class Members(nn.Module):
 
         return step
 
-    def explain(self, batch: Batch) -> Explanation:
-        """Compare what member `e` expects with the transitions `batch[e]` of leading dims `(E, B)`."""
+    def explain(self, batch: Batch, *, beta_nll: float = 0.0) -> Explanation:
+        """Compare what member `e` expects with the transitions `batch[e]` of leading dims `(E, B)`.
+
+        With a `beta_nll`, each dimension's log-likelihood counts σ^2β times, as a constant (Seitzer et al. 2022).
+        """
         parts = (batch.state, self._context_features(batch.context), features(self.action_space, batch.action))
         (mean, std), weights, term_prob = self.nets(*_standardize(parts, self._units()))
         target = self._target(batch) / self.targets.scale
         expected_mean, _ = mixture_moments(mean, std, weights)
+        if beta_nll > 0:
+            per_dim = gaussian_log_prob(target, expected_mean, std.squeeze(-2))
+            log_likelihood = (std.squeeze(-2).detach() ** (2 * beta_nll) * per_dim).sum(dim=-1)
+        else:
+            log_likelihood = mixture_log_prob(target, mean, std, log_weights(weights))
         return Explanation(
-            log_likelihood=mixture_log_prob(target, mean, std, log_weights(weights)),
+            log_likelihood=log_likelihood,
             termination_loss=_termination_loss(term_prob, batch.terminated.to(term_prob)),
             error=expected_mean - target,
         )
