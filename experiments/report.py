@@ -61,7 +61,7 @@ def write_report(
     mean = float(np.mean([e.return_ for e in evaluation])) if evaluation else None
     result = {
         "arguments": json.loads(json.dumps(asdict(args), default=str)),
-        "versions": _versions(),
+        "versions": versions(),
         "seconds": round(seconds, 1),
         "interrupted": interrupted,
         "training": [{"step": step, "return": e.return_, "length": len(e)} for step, e in training],
@@ -83,7 +83,7 @@ def _print_table(table: Sequence[dict[str, Any]], mean: float) -> None:
     print(f"{'mean':>10} {mean:>10.1f}")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     packages = {name: version(name) for name in ("layeredrl", "torch", "gymnasium", "numpy")}
     return {"python": platform.python_version(), **packages, "machine": f"{platform.system()} {platform.machine()}"}
 
