@@ -8,6 +8,7 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from layeredrl.metrics.ranks import average_ranks
 from layeredrl.models.mixture import mixture_moments
 from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
@@ -47,7 +48,7 @@ class Diagnosis:
             they typically lie off. Medians over transitions, so that a few that nobody could foretell don't count.
         weight_entropy: of the members' mixtures, on average, in nats: 0, one mode does it all; log M, all alike.
             None where there is but one.
-        log_std: by each member, of its likeliest mode.
+        log_std: what each network says of its likeliest mode, before any recalibration.
         at_lower, at_upper: how much of it the network's bounds hold; None where it isn't known to have any.
     """
 
@@ -76,7 +77,7 @@ def diagnose(model: ProbabilisticEnsemble, batch: Batch) -> Diagnosis:
     score = (mean - rearrange(batch.next_state, "b s -> b 1 1 s")) / std
     missed = reduce(score.abs(), "b e m s -> b e s", "min") > MISS
     likeliest = rearrange(weights.argmax(dim=-1), "b e -> b e 1 1")
-    log_std = (std.take_along_dim(likeliest, dim=2).squeeze(2) / scale).log()
+    log_std = _network_std(model, batch).log().take_along_dim(likeliest, dim=2).squeeze(2)
     at_lower = at_upper = None
     net = model.members.nets.members
     if isinstance(net, ProbFCDynamics):
@@ -92,12 +93,20 @@ def diagnose(model: ProbabilisticEnsemble, batch: Batch) -> Diagnosis:
     )
 
 
+def _network_std(model: ProbabilisticEnsemble, batch: Batch) -> Float[Tensor, "B E M S"]:
+    """The networks' own word, in the units of the targets, which alone their bounds hold."""
+    step = model.members.step_function(batch.context, None)
+    prediction = step(batch.state.expand(model.n_models, -1, -1), rearrange(batch.action, "b a -> 1 b a"))
+    return rearrange(prediction.std, "e b m s -> b e m s")
+
+
 def error_correlation(error: Float[Tensor, "B E S"]) -> Float[Tensor, "E E"]:
     """Spearman's, over transitions, as a mean over the dimensions where it is defined."""
-    rank = error.argsort(dim=0).argsort(dim=0).double()
-    centred = torch.where(error.amin(dim=0) < error.amax(dim=0), rank - rank.mean(dim=0), torch.nan)
+    rank = average_ranks(error)
+    centred = torch.where(error.isfinite().all(dim=0), rank - rank.mean(dim=0), torch.nan)
     product = einsum(centred, centred, "b i s, b j s -> s i j")
-    return product.div(rank[:, 0, 0].var(correction=0) * len(rank)).nanmean(dim=0).to(error)
+    length = product.diagonal(dim1=1, dim2=2).sqrt()
+    return (product / einsum(length, length, "s i, s j -> s i j")).nanmean(dim=0).to(error)
 
 
 def disagreement(error: Float[Tensor, "B E S"]) -> Float[Tensor, " S"]:

@@ -131,6 +131,17 @@ def test_noise_that_is_held_by_a_bound_is_counted(wanted, at_lower, at_upper):
     assert diagnosis.at_upper.share.tolist() == [at_upper, 0]
 
 
+def test_a_recalibration_counts_for_misses_but_not_for_the_networks_bounds():
+    model, batch = with_noise_at(-50.0), make_batch(100)
+    before = diagnose(model, batch)
+    assert before.at_lower.missed[0] > 0.5
+    model.recalibrate(batch)
+    after = diagnose(model, batch)
+    assert torch.equal(after.log_std, before.log_std)
+    assert after.at_lower.share.tolist() == [1, 0]
+    assert after.at_lower.missed[0] < 0.1
+
+
 def test_misses_are_errors_beyond_two_of_the_standard_deviations_claimed():
     """Both members foretell no change: seven of ten transitions keep to what they claim."""
     std = math.exp(-5)
