@@ -121,7 +121,7 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
         self.eval()
 
     def get_parameters(self) -> Iterator[Tensor]:
-        return self.members.parameters()
+        return (parameter for parameter in self.members.parameters() if parameter.requires_grad)
 
     def get_member_tensors(self) -> dict[str, Tensor]:
         return dict(self.members.nets.state_dict())

@@ -1,5 +1,6 @@
 """The fully connected member network."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from layeredrl.nets.gaussian_mlp import MAX_LOG_STD, MIN_LOG_STD, bounded_std
 from layeredrl.nets.mlp import mlp
+from layeredrl.nets.random_prior import random_prior
 from layeredrl.spaces import feature_size
 
 # Mean and std of every mode, the modes' weights, and the probability of termination.
@@ -34,6 +36,9 @@ class ProbFCDynamics(nn.Module):
         nonlinearity: makes the activation behind each hidden layer. PETS uses `nn.SiLU`.
         min_log_std, max_log_std: soft bounds of the log standard deviation, in the units of the targets.
             The defaults are those of Chua et al. 2018 (log variance in −10 … 0.5).
+        prior_scale: multiplies a random function of its own that is added to the means of all modes and never
+            trained (Osband et al. 2018). Where there are data, training makes up for it; where there are none,
+            members disagree by about this much, in the units of the targets. 0: none.
     """
 
     def __init__(
@@ -47,12 +52,15 @@ class ProbFCDynamics(nn.Module):
         *,
         min_log_std: float = MIN_LOG_STD,
         max_log_std: float = MAX_LOG_STD,
+        prior_scale: float = 0.0,
     ):
         super().__init__()
         if n_modes < 1:
             raise ValueError(f"n_modes: got {n_modes}, expected at least 1")
         if not min_log_std < max_log_std:
             raise ValueError(f"min_log_std: got {min_log_std}, expected less than max_log_std={max_log_std}")
+        if not 0 <= prior_scale < math.inf:
+            raise ValueError(f"prior_scale: got {prior_scale}, expected a number of at least 0")
         n_inputs = sum(feature_size(space) for space in (state_space, context_space, action_space))
         n_outputs = feature_size(state_space)
         self.sizes = (n_modes * n_outputs, n_modes * n_outputs, n_modes, 1)
@@ -63,6 +71,8 @@ class ProbFCDynamics(nn.Module):
         nn.init.constant_(head.bias[-1:], INITIAL_TERMINATION_LOGIT)
         # One sequence, head included: members can run all of it in turn.
         self.net = trunk.append(head)
+        self.prior_scale = prior_scale
+        self.prior = random_prior(n_inputs, n_outputs, hidden_sizes, nonlinearity) if prior_scale > 0 else None
 
     def forward(
         self,
@@ -71,12 +81,15 @@ class ProbFCDynamics(nn.Module):
         action: Float[Tensor, "*batch A"],
     ) -> NetOutput:
         """Standardised features in; target mean and std, mode weights and termination probability out."""
-        inputs = [state, action] if context is None else [state, context, action]
-        outputs = self.net(torch.cat(inputs, dim=-1))
+        inputs = torch.cat([state, action] if context is None else [state, context, action], dim=-1)
+        outputs = self.net(inputs)
         mean, raw_std, logits, term_logit = outputs.split(self.sizes, dim=-1)
         shape = (*outputs.shape[:-1], *self.mode_shape)
+        mean = mean.reshape(shape)
+        if self.prior is not None:
+            mean = torch.add(mean, self.prior(inputs).unsqueeze(-2), alpha=self.prior_scale)
         return (
-            (mean.reshape(shape), bounded_std(raw_std, self.min_log_std, self.max_log_std).reshape(shape)),
+            (mean, bounded_std(raw_std, self.min_log_std, self.max_log_std).reshape(shape)),
             _softmax(logits),
             term_logit.squeeze(-1).sigmoid(),
         )
