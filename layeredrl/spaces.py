@@ -11,7 +11,8 @@ same, but with a one-hot code in place of each number of a Discrete or MultiDisc
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -210,7 +211,7 @@ def check_rows(
     check_layout(name, value, space, leading=leading, device=device)
     if space is None or not isinstance(value, Tensor):
         return
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    if value.is_floating_point() and not _all_finite(value):
         place = tuple((~torch.isfinite(value)).nonzero()[0].tolist())
         raise ValueError(f"{name}: got {value[place].item()} at index {place}, expected finite values")
     if contained or not isinstance(space, Box):
@@ -263,10 +264,35 @@ def _check_contained(name: str, value: Tensor, space: Space[Any], *, boxes: bool
         first += columns.shape[-1]
 
 
+def _all_finite(value: Tensor) -> bool:
+    # Where the sum is finite, so are all numbers; it takes a third of the operations. Large sums overflow.
+    return math.isfinite(value.sum().item()) or bool(torch.isfinite(value).all())
+
+
 def _is_outside(leaf: Space[Any], columns: Tensor) -> Tensor:
-    low, high = bounds(leaf, columns.device)
-    if isinstance(leaf, Box):
-        slack = BOUNDS_TOLERANCE * (high - low).nan_to_num(nan=0.0, posinf=0.0)
-        return (columns < low - slack) | (columns > high + slack)
-    outside = (columns < low) | (columns > high)
-    return outside | (columns != columns.round()) if columns.is_floating_point() else outside
+    outside = columns.clamp(*_limits(_Identity(leaf), columns.device)) != columns
+    if isinstance(leaf, Box) or not columns.is_floating_point():
+        return outside
+    return outside | (columns != columns.round())
+
+
+class _Identity(NamedTuple):
+    """What makes a key of a space, which can't be hashed: no other space equals it, be it the same or not."""
+
+    space: Space[Any]
+
+    def __hash__(self) -> int:
+        return id(self.space)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.space is other.space
+
+
+@lru_cache(maxsize=64)
+def _limits(leaf: _Identity, device: torch.device) -> tuple[Num[Tensor, " R"], Num[Tensor, " R"]]:
+    """The bounds that rows must keep. Kept, as making them takes longer than a check of few rows."""
+    low, high = bounds(leaf.space, device)
+    if not isinstance(leaf.space, Box):
+        return low, high
+    slack = BOUNDS_TOLERANCE * (high - low).nan_to_num(nan=0.0, posinf=0.0)
+    return low - slack, high + slack

@@ -17,6 +17,9 @@ Propagation = Literal["ts_inf", "ts1", "moment_matching", "expectation"]
 # whether it ends the episode.
 TransitionFunction = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
 
+# (states, their contexts) -> what they are worth; rows
+ValueFunction = Callable[[Float[Tensor, "R S"], Num[Tensor, "R C"] | None], Float[Tensor, " R"]]
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import torch
 from gymnasium.spaces import Space
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy
+from torch.nn.functional import hardtanh
 from torch.utils._pytree import tree_map
 
 from layeredrl.models.mixture import gaussian_log_prob, mixture_log_prob, mixture_moments
 from layeredrl.models.normalization import RunningMoments
-from layeredrl.models.propagation import MemberPrediction, StepFunction
+from layeredrl.models.propagation import ActionRows, MemberPrediction, StateRows, StepFunction
 from layeredrl.nets.compiled import Compiled
 from layeredrl.nets.stacked import AllAtOnce, Selection, Stacked
 from layeredrl.spaces import check_indices, feature_size, features
@@ -106,7 +106,7 @@ class Members(nn.Module):
                 return _ask(selection, units, (state, *others))
             return self._compiled_ask(selection.all_at_once, units, (state, *others))
 
-        def step(state: Float[Tensor, "E R S"], action: Num[Tensor, "#E R A"]) -> MemberPrediction:
+        def step(state: StateRows, action: ActionRows) -> MemberPrediction:
             action_rows = features(self.action_space, action).expand(len(state), -1, -1)
             (mean, std), weights, term_prob = _in_chunks(ask, (state, context_rows, action_rows), max_rows)
             origin = state if self.predict_delta else torch.zeros_like(scale)
@@ -123,14 +123,15 @@ class Members(nn.Module):
         (mean, std), weights, term_prob = self.nets(*_standardize(parts, self._units()))
         target = self._target(batch) / self.targets.scale
         expected_mean, _ = mixture_moments(mean, std, weights)
-        if beta_nll > 0:
-            per_dim = gaussian_log_prob(target, expected_mean, std.squeeze(-2))
-            log_likelihood = (std.squeeze(-2).detach() ** (2 * beta_nll) * per_dim).sum(dim=-1)
+        if std.shape[-2] == 1:
+            std = std.squeeze(-2)
+            per_dim = gaussian_log_prob(target, expected_mean, std)
+            log_likelihood = (std.detach() ** (2 * beta_nll) * per_dim if beta_nll > 0 else per_dim).sum(dim=-1)
         else:
             log_likelihood = mixture_log_prob(target, mean, std, log_weights(weights))
         return Explanation(
             log_likelihood=log_likelihood,
-            termination_loss=_termination_loss(term_prob, batch.terminated.to(term_prob)),
+            termination_loss=_termination_loss(term_prob, batch.terminated),
             error=expected_mean - target,
         )
 
@@ -157,7 +158,9 @@ class Members(nn.Module):
     def _units(self) -> Units:
         """Mean and scale of features of states, contexts and actions. What is hidden becomes 0 by them."""
         # In an infinite unit, every number is zero.
-        scale = self.inputs.scale.index_fill(0, self._hidden, torch.inf)
+        scale = self.inputs.scale
+        if len(self._hidden) > 0:
+            scale = scale.index_fill(0, self._hidden, torch.inf)
         return list(zip(self.inputs.mean.split(self.sizes), scale.split(self.sizes), strict=True))
 
 
@@ -183,11 +186,11 @@ def _in_chunks(ask: Callable[..., Any], rows: tuple[Tensor | None, ...], max_row
 
 
 def _termination_loss(
-    term_prob: Float[Tensor, "*batch"], terminated: Float[Tensor, "*batch"]
+    term_prob: Float[Tensor, "*batch"], terminated: Bool[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch"]:
     """Binary cross-entropy; NaN for a member that diverged, where torch's own would raise for all members."""
-    loss = binary_cross_entropy(term_prob.nan_to_num(nan=0.5), terminated, reduction="none")
-    return torch.where(term_prob.isnan(), torch.nan, loss)
+    happened = torch.where(terminated, term_prob, 1 - term_prob)
+    return -hardtanh(happened, torch.finfo(happened.dtype).tiny, 1.0).log()
 
 
 def log_weights(weights: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch M"]:

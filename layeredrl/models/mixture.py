@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import hardtanh
 
 from layeredrl.models.noise_shape import MAX_STANDARD_SCORE, NoiseShape
 
@@ -49,7 +50,8 @@ def gaussian_log_prob(
 def _standard_score(
     value: Float[Tensor, "*#shape"], mean: Float[Tensor, "*#shape"], std: Float[Tensor, "*#shape"]
 ) -> Float[Tensor, "*shape"]:
-    return ((value - mean) / std).clamp(-MAX_STANDARD_SCORE, MAX_STANDARD_SCORE)
+    # As `clamp`, whose gradient takes five operations to this one's one.
+    return hardtanh((value - mean) / std, -MAX_STANDARD_SCORE, MAX_STANDARD_SCORE)
 
 
 def mixture_moments(

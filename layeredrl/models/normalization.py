@@ -13,10 +13,14 @@ class RunningMoments(nn.Module):
     """Mean and variance per dimension, moved by training batches only.
 
     The first batches are averaged; once `1 / momentum` of them were seen, older ones fade exponentially.
+
+    Attributes:
+        scale: standard deviation; 1 for dimensions that don't vary.
     """
 
     mean: Tensor
     var: Tensor
+    scale: Tensor
     n_batches: Tensor
 
     def __init__(self, size: int, momentum: float):
@@ -24,14 +28,8 @@ class RunningMoments(nn.Module):
         self.momentum = momentum
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("var", torch.ones(size))
+        self.register_buffer("scale", torch.ones(size))
         self.register_buffer("n_batches", torch.zeros((), dtype=torch.long))
-
-    @property
-    def scale(self) -> Float[Tensor, " S"]:
-        """Standard deviation; 1 for dimensions that don't vary."""
-        std = self.var.sqrt()
-        varies = std > torch.clamp(CONSTANT_RATIO * self.mean.abs(), min=CONSTANT_STD)
-        return torch.where(varies, std, 1.0)
 
     def standardize(self, x: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
         return (x - self.mean) / self.scale
@@ -51,6 +49,9 @@ class RunningMoments(nn.Module):
         old_var = torch.where(first, batch_var, self.var)
         self.var.copy_((1 - share) * (old_var + share * shift.square() * ~first) + share * batch_var)
         self.mean += share * shift
+        std = self.var.sqrt()
+        varies = std > torch.clamp(CONSTANT_RATIO * self.mean.abs(), min=CONSTANT_STD)
+        self.scale.copy_(torch.where(varies, std, 1.0))
 
     def reset(self) -> None:
         """Forget earlier batches as soon as the next one comes."""

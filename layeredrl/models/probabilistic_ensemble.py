@@ -13,7 +13,7 @@ from layeredrl.models.ensemble import Ensemble, check_transition_spaces
 from layeredrl.models.losses import MemberScores, for_everyone, member_losses, member_scores, share_out
 from layeredrl.models.member_mixture import MemberMixture
 from layeredrl.models.members import Members, PartialNet
-from layeredrl.models.propagation import MemberPrediction, StepFunction
+from layeredrl.models.propagation import ActionRows, MemberPrediction, StateRows, StepFunction
 from layeredrl.models.symmetry_breaking import RandomDynamics, blend
 from layeredrl.spaces import feature_size, features
 from layeredrl.types import Batch
@@ -227,7 +227,7 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
         if share == 0.0:
             return learned
 
-        def blended(state: Float[Tensor, "E R S"], action: Num[Tensor, "#E R A"]) -> MemberPrediction:
+        def blended(state: StateRows, action: ActionRows) -> MemberPrediction:
             movement = random_dynamics.movement(features(self.action_space, action))
             return blend(share, state + movement, learned(state, action))
 

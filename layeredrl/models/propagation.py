@@ -60,10 +60,12 @@ class Noise(NamedTuple):
     order: Int[Tensor, "E P B"] | None
 
 
-# (rows of states, rows of actions) -> one step of each member
-StepFunction = Callable[[Float[Tensor, "E R S"], Num[Tensor, "#E R A"]], MemberPrediction]
-# (rows of states, time step) -> rows of actions, which may be the same for all members
-ActionFunction = Callable[[Float[Tensor, "E R S"], int], Num[Tensor, "#E R A"]]
+# Of each member; actions may be the same for all. Named, as closures would make the annotations anew each time.
+StateRows = Float[Tensor, "E R S"]
+ActionRows = Num[Tensor, "#E R A"]
+StepFunction = Callable[[StateRows, ActionRows], MemberPrediction]
+# (rows of states, time step) -> rows of actions
+ActionFunction = Callable[[StateRows, int], ActionRows]
 # Mean and variance of the step of each particle.
 Moments = tuple[Float[Tensor, "E P B S"], Float[Tensor, "E P B S"]]
 

@@ -9,17 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from layeredrl.nets.stacked_linear import StackedLinear
+from layeredrl.nets.stacked_linear import IN_PLACE, StackedLinear, is_fully_connected
 
 # From this many rows per member on, one member after the other beats all at once.
 ROWS_FOR_TURNS = 512
 # Rows that go through all layers before the next ones do: their activations fill about half of a large cache.
 BLOCK_ROWS = 2048
-
-# What treats every number alike, and so doesn't care how many members or rows there are; and what of it can
-# overwrite its input.
-IN_PLACE = (nn.ELU, nn.LeakyReLU, nn.Mish, nn.ReLU, nn.SiLU)
-ELEMENTWISE = (*IN_PLACE, nn.GELU, nn.Identity, nn.Sigmoid, nn.Softplus, nn.Tanh)
 
 
 def turns_pay(x: Float[Tensor, "E *batch n_in"]) -> bool:
@@ -47,8 +42,7 @@ def take_turns(exchanged: nn.Module, chosen: Sequence[int], matmul_dtype: torch.
 def _parts_that_take_turns(module: nn.Module) -> Iterator[nn.Module]:
     """The outermost sequences of linear layers and activations, and the linear layers that are in none."""
     layers = list(module) if isinstance(module, nn.Sequential) else [module]
-    has_linear = any(isinstance(layer, StackedLinear) for layer in layers)
-    if has_linear and all(isinstance(layer, (StackedLinear, *ELEMENTWISE)) for layer in layers):
+    if is_fully_connected(layers):
         yield module
         return
     for child in module.children():

@@ -15,9 +15,8 @@ from layeredrl.models.reward_model import RewardModel
 from layeredrl.planners import risk as risks
 from layeredrl.planners.candidates import Objective
 from layeredrl.planners.checks import check_choice, check_count
-from layeredrl.planners.terminal_value import ValueFunction
 from layeredrl.planners.terms import Particles, Term
-from layeredrl.types import ModelStep, Propagation, TransitionFunction
+from layeredrl.types import ModelStep, Propagation, TransitionFunction, ValueFunction
 
 # State, context, action and next state of all particles.
 Transition = tuple[Tensor, Tensor | None, Tensor, Tensor]

@@ -1,15 +1,10 @@
 """What is still to come where a plan ends."""
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
 from layeredrl.policies.model import Model
-
-# (states, their contexts) -> what they are worth; rows
-ValueFunction = Callable[[Float[Tensor, "R S"], Num[Tensor, "R C"] | None], Float[Tensor, " R"]]
 
 
 class TerminalValue:

@@ -237,8 +237,7 @@ def clip_member_gradients(parameters: Iterable[Tensor], max_norm: float) -> None
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
     scale = (max_norm / norms.clamp_min(torch.finfo(norms.dtype).tiny)).clamp_max(1.0)
-    for gradient in gradients:
-        gradient *= scale.view(-1, *[1] * (gradient.ndim - 1))
+    torch._foreach_mul_(gradients, [scale.view(-1, *[1] * (gradient.ndim - 1)) for gradient in gradients])
 
 
 def _split(buffer: ReplayBuffer) -> tuple[Int[Tensor, " train"], Int[Tensor, " holdout"]]:

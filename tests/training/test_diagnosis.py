@@ -95,7 +95,7 @@ def test_a_single_member_neither_disagrees_nor_correlates_with_others():
 
 def test_errors_are_those_of_the_mixture_mean_in_units_of_the_targets():
     model, batch = make_constant(weights=(0.25, 0.75)), make_batch(50)
-    model.members.targets.var.copy_(torch.tensor([4.0, 0.25]))
+    model.members.targets.scale.copy_(torch.tensor([2.0, 0.5]))
     mean, *_ = model.predict(batch.state, None, batch.action)
     error = (0.25 * mean[:, :, 0] + 0.75 * mean[:, :, 1] - batch.next_state[:, None]) / torch.tensor([2.0, 0.5])
     diagnosis = diagnose(model, batch)
@@ -116,7 +116,7 @@ def test_one_mode_has_no_entropy():
 @pytest.mark.parametrize("weights", [(0.6, 0.4), (0.3, 0.7)])
 def test_noise_is_that_of_the_likeliest_mode_in_units_of_the_targets(weights):
     model = make_constant(weights=weights, log_std=(-1.0, -3.0))
-    model.members.targets.var.copy_(torch.tensor([100.0, 1e-4]))
+    model.members.targets.scale.copy_(torch.tensor([10.0, 0.01]))
     diagnosis = diagnose(model, make_batch(10))
     expected = -1.0 if weights[0] > 0.5 else -3.0
     torch.testing.assert_close(diagnosis.log_std, torch.full((10, 3, 2), expected))
