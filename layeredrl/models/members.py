@@ -16,6 +16,7 @@ from layeredrl.models.mixture import gaussian_log_prob, mixture_log_prob, mixtur
 from layeredrl.models.normalization import RunningMoments
 from layeredrl.models.propagation import ActionRows, MemberPrediction, StateRows, StepFunction
 from layeredrl.nets.compiled import Compiled
+from layeredrl.nets.precision import MatmulPrecision
 from layeredrl.nets.stacked import AllAtOnce, Selection, Stacked
 from layeredrl.spaces import check_indices, feature_size, features
 from layeredrl.types import Batch
@@ -38,8 +39,8 @@ class Members(nn.Module):
 
     Args:
         state_space, context_space, action_space, partial_net, n_models, n_modes, predict_delta,
-            normalize_targets, normalize_inputs, hidden_states, compile, matmul_dtype: as
-            for `ProbabilisticEnsemble`.
+            normalize_targets, normalize_inputs, hidden_states, compile, matmul_precision:
+            as for `ProbabilisticEnsemble`.
         momentum: of the running statistics.
     """
 
@@ -60,7 +61,7 @@ class Members(nn.Module):
         hidden_states: Sequence[int],
         momentum: float,
         compile: bool,
-        matmul_dtype: torch.dtype,
+        matmul_precision: MatmulPrecision,
     ):
         super().__init__()
         self.predict_delta = predict_delta
@@ -75,7 +76,7 @@ class Members(nn.Module):
         n_rows = n_models + 2  # unlike E, so that a mixed-up axis shows
         example = _example_inputs(self.sizes, n_rows)
         _check_output(copy.deepcopy(nets[0]).eval(), example, mean_shape=(n_rows, n_modes, self.sizes[0]))
-        self.nets = Stacked(nets, example, matmul_dtype=matmul_dtype)
+        self.nets = Stacked(nets, example, matmul_precision=matmul_precision)
         self._compiled_ask = Compiled(_ask) if compile else None
         # Where nothing is to be normalised, these keep their initial mean 0 and scale 1.
         self.inputs = RunningMoments(sum(self.sizes), momentum)

@@ -15,6 +15,7 @@ from layeredrl.models.member_mixture import MemberMixture
 from layeredrl.models.members import Members, PartialNet
 from layeredrl.models.propagation import ActionRows, MemberPrediction, StateRows, StepFunction
 from layeredrl.models.symmetry_breaking import RandomDynamics, blend
+from layeredrl.nets.precision import MatmulPrecision
 from layeredrl.spaces import feature_size, features
 from layeredrl.types import Batch
 
@@ -49,10 +50,11 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
         compile: let `torch.compile` make one graph of what the networks do in a step. Takes seconds at the first
             query, and again at the first one of another number of rows; pays where networks are small or on GPUs.
             Many rows on a CPU are faster without and go without. Where no compiler works, one warning says so.
-        matmul_dtype: in which networks multiply where no gradient is asked for and rows are many. `torch.bfloat16`
-            takes half the time where the processor has units for it, and costs three digits: means are off by about
-            0.4 % of what varies. Training and densities under gradients stay in single precision. For TF32 on GPUs,
-            set `torch.set_float32_matmul_precision("high")`.
+        matmul_precision: in which networks multiply where no gradient is asked for, and rows are many if on a CPU.
+            `bfloat16` takes half the time where the processor has units for it, and costs three digits: means are
+            off by about 0.4 % of what varies. `tf32` is for GPUs, whose products then keep 10 bits of each factor
+            instead of 7: an eighth of that error; a CPU goes on in single precision. Training and densities under
+            gradients always do.
         beta_nll: β of β-NLL (Seitzer et al. 2022), in 0 … 1: in the training loss, each dimension's NLL counts σ^2β
             times, σ being the predicted standard deviation in units of the target. Plain NLL (0) neglects what it
             foretells badly, since a large σ makes the gradient of the mean small; with 1 it is the gradient of the
@@ -83,7 +85,7 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
         normalize_inputs: bool = True,
         hidden_states: Sequence[int] = (),
         compile: bool = False,
-        matmul_dtype: torch.dtype = torch.float32,
+        matmul_precision: MatmulPrecision = "float32",
         beta_nll: float = 0.0,
     ):
         super().__init__(n_models, n_particles_per_model, device)
@@ -107,7 +109,7 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
             hidden_states=hidden_states,
             momentum=target_bn_momentum,
             compile=compile,
-            matmul_dtype=matmul_dtype,
+            matmul_precision=matmul_precision,
         )
         self.random_dynamics: RandomDynamics | None = None
         if symmetry_breaking_start:

@@ -26,8 +26,9 @@ from torch.func import functional_call, vmap
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
+from layeredrl.nets.precision import MatmulPrecision, check_matmul_precision, multiplying_on_gpu
 from layeredrl.nets.stacked_linear import exchange_linear_layers
-from layeredrl.nets.turns import has_onednn, take_turns, turns_pay
+from layeredrl.nets.turns import take_turns, turns_pay
 
 Inputs = tuple[Tensor | None, ...]
 # (module with stacked tensors, the tensors to use, which members they are, inputs) -> outputs with a leading E
@@ -41,17 +42,19 @@ class Stacked(nn.Module):
         members: freshly initialised modules with tensors of the same names and shapes. Copied, not kept.
         example: inputs for one member, on which the ways of running are tried: some rows of ordinary values, all
             different, and not E of them.
-        matmul_dtype: in which selected members multiply where there are many rows and no gradients.
+        matmul_precision: in which selected members multiply where no gradient is asked for: on a CPU, many rows.
 
     Raises:
         ValueError: the members' tensors differ in name or shape.
     """
 
-    def __init__(self, members: Sequence[nn.Module], example: Inputs, *, matmul_dtype: torch.dtype = torch.float32):
+    def __init__(
+        self, members: Sequence[nn.Module], example: Inputs, *, matmul_precision: MatmulPrecision = "float32"
+    ):
         super().__init__()
         keep_freed_memory()
-        _check_matmul_dtype(matmul_dtype)
-        self.n_members, self.matmul_dtype = len(members), matmul_dtype
+        check_matmul_precision(matmul_precision)
+        self.n_members, self.matmul_precision = len(members), matmul_precision
         self.members, self._way = _choose_way(members, example)
 
     def forward(self, *inputs: Tensor | None) -> Any:
@@ -68,12 +71,12 @@ class Stacked(nn.Module):
         """
         chosen = tuple(range(self.n_members) if indices is None else indices.tolist())
         if indices is None and self._way is _run_exchanged:  # which have no buffers
-            return Selection(AllAtOnce(self._way, self.members, {}, chosen), self.matmul_dtype)
+            return Selection(AllAtOnce(self._way, self.members, {}, chosen), self.matmul_precision)
         tensors: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self.members.named_buffers()}
         tensors |= self.members.named_parameters()
         if indices is not None:
             tensors = {name: tensor[indices] for name, tensor in tensors.items()}
-        return Selection(AllAtOnce(self._way, self.members, tensors, chosen), self.matmul_dtype)
+        return Selection(AllAtOnce(self._way, self.members, tensors, chosen), self.matmul_precision)
 
 
 class AllAtOnce(NamedTuple):
@@ -92,18 +95,19 @@ class AllAtOnce(NamedTuple):
 class Selection:
     """Runs some members of a stack all at once, or by turns where that is faster."""
 
-    def __init__(self, all_at_once: AllAtOnce, matmul_dtype: torch.dtype):
-        self.all_at_once, self.matmul_dtype = all_at_once, matmul_dtype
-        self._in_turns = cache(partial(take_turns, all_at_once.module, all_at_once.chosen, matmul_dtype))
+    def __init__(self, all_at_once: AllAtOnce, precision: MatmulPrecision):
+        self.all_at_once, self.precision = all_at_once, precision
+        self._in_turns = cache(partial(take_turns, all_at_once.module, all_at_once.chosen, precision))
 
     def run(self, *inputs: Tensor | None) -> Any:
         """Run the e-th of the members on `inputs[…][e]`; the outputs have a leading axis E as well."""
         first = _first(inputs)
         if self.takes_turns(first):
             return self._in_turns(first.shape[1:-1].numel())(*inputs)
-        on_gpu = first.device.type == "cuda" and self.matmul_dtype != torch.float32 and not torch.is_grad_enabled()
-        with torch.autocast("cuda", self.matmul_dtype, enabled=on_gpu):
+        if self.precision == "float32" or first.device.type != "cuda" or torch.is_grad_enabled():
             return self.all_at_once.run(*inputs)
+        with multiplying_on_gpu(self.precision):
+            return tree_map(lambda x: x.to(first.dtype), self.all_at_once.run(*inputs))
 
     def takes_turns(self, x: Float[Tensor, "E *batch n"]) -> bool:
         return self.all_at_once.way is _run_exchanged and turns_pay(x)
@@ -117,13 +121,6 @@ def keep_freed_memory() -> None:
     mallopt`, M_MMAP_THRESHOLD). The block itself is never touched and so takes no memory.
     """
     torch.empty(32 * 2**20 - 2**12, dtype=torch.uint8)
-
-
-def _check_matmul_dtype(dtype: torch.dtype) -> None:
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"matmul_dtype: got {dtype}, expected torch.float32 or torch.bfloat16")
-    if dtype == torch.bfloat16 and not has_onednn():
-        raise ValueError(f"matmul_dtype: got {dtype}, expected torch.float32, as this torch comes without oneDNN")
 
 
 def _choose_way(members: Sequence[nn.Module], example: Inputs) -> tuple[nn.Module, Way]:
@@ -193,7 +190,7 @@ def _run_exchanged(module: nn.Module, tensors: dict[str, Tensor], _: Sequence[in
 
 def _run_in_turn(module: nn.Module, _: dict[str, Tensor], chosen: Sequence[int], inputs: Inputs) -> Any:
     first = _first(inputs)
-    return take_turns(module, chosen, first.dtype, n_rows=first.shape[1])(*inputs)
+    return take_turns(module, chosen, "float32", n_rows=first.shape[1])(*inputs)
 
 
 def _first(inputs: Inputs) -> Tensor:

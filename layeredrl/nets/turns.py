@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from layeredrl.nets.precision import MatmulPrecision, has_onednn, layer_dtype
 from layeredrl.nets.stacked_linear import IN_PLACE, StackedLinear, is_fully_connected
 
 # From this many rows per member on, one member after the other beats all at once.
@@ -23,19 +24,17 @@ def turns_pay(x: Float[Tensor, "E *batch n_in"]) -> bool:
     return n_rows >= ROWS_FOR_TURNS and x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
-def take_turns(exchanged: nn.Module, chosen: Sequence[int], matmul_dtype: torch.dtype, n_rows: int) -> nn.Module:
+def take_turns(exchanged: nn.Module, chosen: Sequence[int], precision: MatmulPrecision, n_rows: int) -> nn.Module:
     """A copy of a module with stacked layers, in which the chosen members take turns, as their tensors are now.
 
     Args:
         exchanged: whose linear layers are all stacked.
         chosen: members, in the order of the inputs' leading axis.
-        matmul_dtype: in which layers multiply, and hand on what they have computed.
+        precision: in which layers multiply, and hand on what they have computed.
         n_rows: of each member that it will be asked about, roughly.
     """
     # What the memo of a deep copy holds is taken instead of a copy.
-    memo = {
-        id(part): LayersInTurn(part, chosen, matmul_dtype, n_rows) for part in _parts_that_take_turns(exchanged)
-    }
+    memo = {id(part): LayersInTurn(part, chosen, precision, n_rows) for part in _parts_that_take_turns(exchanged)}
     return copy.deepcopy(exchanged, memo)
 
 
@@ -54,19 +53,17 @@ class LayersInTurn(nn.Module):
 
     Args:
         layers: a stacked linear layer, or a sequence of these and of elementwise activations.
-        chosen, matmul_dtype, n_rows: as for `take_turns`.
+        chosen, precision, n_rows: as for `take_turns`.
     """
 
-    def __init__(self, layers: nn.Module, chosen: Sequence[int], matmul_dtype: torch.dtype, n_rows: int):
+    def __init__(self, layers: nn.Module, chosen: Sequence[int], precision: MatmulPrecision, n_rows: int):
         super().__init__()
         sequence = list(layers) if isinstance(layers, nn.Sequential) else [layers]
         self.block_rows = min(n_rows, BLOCK_ROWS)
         linear_layers = [layer for layer in sequence if isinstance(layer, StackedLinear)]
         self.n_outputs = linear_layers[-1].weight.shape[1]
         widest = max(layer.weight.shape[1] for layer in linear_layers)
-        dtype = linear_layers[0].weight.dtype
-        # Double precision is asked for where it matters more than speed.
-        self.dtype = matmul_dtype if dtype == torch.float32 else dtype
+        self.dtype = layer_dtype(linear_layers[0].weight.dtype, precision)
         by_onednn = self.dtype == torch.bfloat16 or (self.dtype == torch.float32 and onednn_is_faster())
         # Linear layers write to these in turn. Fresh memory from the system would cost more than an activation.
         buffers = None if by_onednn else linear_layers[0].weight.new_empty(2, self.block_rows * widest)
@@ -112,15 +109,8 @@ def _member_layers(
 
 
 def onednn_is_faster() -> bool:
-    """MKL, which does torch's products, leaves unused half of what some processors can do that are not Intel's.
-
-    The operators of oneDNN are those that `torch.compile` takes.
-    """
+    """MKL, which does torch's products, leaves unused half of what some processors can do that are not Intel's."""
     return has_onednn() and "Intel" not in _processor()
-
-
-def has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _processor() -> str:

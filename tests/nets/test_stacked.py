@@ -1,6 +1,7 @@
 """Stacked: E modules run as one answer as a plain loop over them does."""
 
 import copy
+import re
 import warnings
 from functools import partial
 
@@ -215,7 +216,7 @@ def test_many_rows_may_have_any_layout_and_precision(by_onednn, dtype, monkeypat
 
 def test_products_of_lower_precision_cost_three_digits():
     members = [MAKERS["linear"]() for _ in range(E)]
-    stacked = Stacked(members, (torch.randn(5, IN),), matmul_dtype=torch.bfloat16)
+    stacked = Stacked(members, (torch.randn(5, IN),), matmul_precision="bfloat16")
     x = rows_of_all_kinds(ROWS_FOR_TURNS)
     exact, with_gradients = torch.stack([m(rows) for m, rows in zip(members, x, strict=True)]), stacked.select(None)
     torch.testing.assert_close(with_gradients.run(x), exact)
@@ -225,16 +226,17 @@ def test_products_of_lower_precision_cost_three_digits():
     assert error.dtype == torch.float32
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_other_precisions_of_products_are_refused(dtype):
-    with pytest.raises(ValueError, match=f"matmul_dtype: got {dtype}, expected torch.float32 or torch.bfloat16"):
-        Stacked([nn.Linear(IN, OUT)], (torch.randn(5, IN),), matmul_dtype=dtype)
+@pytest.mark.parametrize("precision", ["float16", torch.float64])
+def test_other_precisions_of_products_are_refused(precision, unchecked):
+    expected = re.escape(f"matmul_precision: got {precision!r}, expected one of float32, tf32, bfloat16")
+    with pytest.raises(ValueError, match=expected):
+        Stacked([nn.Linear(IN, OUT)], (torch.randn(5, IN),), matmul_precision=precision)
 
 
 def test_lower_precision_without_onednn_is_refused(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="this torch comes without oneDNN"):
-        Stacked([nn.Linear(IN, OUT)], (torch.randn(5, IN),), matmul_dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="this torch lacks oneDNN"):
+        Stacked([nn.Linear(IN, OUT)], (torch.randn(5, IN),), matmul_precision="bfloat16")
 
 
 @torch.no_grad()
