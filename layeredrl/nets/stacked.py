@@ -26,6 +26,7 @@ from torch.func import functional_call, vmap
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
+from layeredrl.nets.memory import keep_freed_memory
 from layeredrl.nets.precision import MatmulPrecision, check_matmul_precision, multiplying_on_gpu
 from layeredrl.nets.stacked_linear import exchange_linear_layers
 from layeredrl.nets.turns import take_turns, turns_pay
@@ -111,16 +112,6 @@ class Selection:
 
     def takes_turns(self, x: Float[Tensor, "E *batch n"]) -> bool:
         return self.all_at_once.way is _run_exchanged and turns_pay(x)
-
-
-def keep_freed_memory() -> None:
-    """Let the process keep the memory that tensors of up to 32 MiB free, for the tensors that come after them.
-
-    By default, glibc hands it back, and the system fills every page with zeros when it is asked for it anew, which
-    takes longer than most operations on it. It ceases to do so, up to this size, once a block was freed (`man 3
-    mallopt`, M_MMAP_THRESHOLD). The block itself is never touched and so takes no memory.
-    """
-    torch.empty(32 * 2**20 - 2**12, dtype=torch.uint8)
 
 
 def _choose_way(members: Sequence[nn.Module], example: Inputs) -> tuple[nn.Module, Way]:

@@ -72,16 +72,19 @@ class LayersInTurn(nn.Module):
     def forward(self, x: Float[Tensor, "E *batch n_in"]) -> Float[Tensor, "E *batch n_out"]:
         rows = x.flatten(1, -2)
         out = rows.new_empty(*rows.shape[:2], self.n_outputs)
-        for member, own_rows, own_out in zip(self.members, rows, out, strict=True):
+        for (*inner, last), own_rows, own_out in zip(self.members, rows, out, strict=True):
             for block, block_out in zip(*(y.split(self.block_rows) for y in (own_rows, own_out)), strict=True):
                 block = block.to(self.dtype)
-                for layer in member:
-                    block = layer(block)
-                block_out.copy_(block)
+                for layer in inner:
+                    block = layer(block, None)
+                block = last(block, block_out)
+                if block is not block_out:
+                    block_out.copy_(block)
         return out.view(*x.shape[:-1], self.n_outputs)
 
 
-_Layer = Callable[[Float[Tensor, "R n_in"]], Float[Tensor, "R n_out"]]
+# (rows, where the outcome should go if the layer can choose) -> the outcome
+_Layer = Callable[[Float[Tensor, "R n_in"], Float[Tensor, "R n_out"] | None], Float[Tensor, "R n_out"]]
 
 
 def _member_layers(
@@ -98,14 +101,22 @@ def _member_layers(
         if isinstance(layer, StackedLinear):
             weight = layer.weight[e].detach().to(dtype)
             bias = None if layer.bias is None else layer.bias[e].detach().to(dtype)
-            layers.append(_by_onednn(weight, bias, n_rows) if turns is None else _by_mkl(weight, bias, next(turns)))
+            if turns is None:
+                layers.append(_by_onednn(weight, bias, n_rows))
+            else:
+                layers.append(_by_mkl(weight, bias, next(turns)[: n_rows * len(weight)].view(n_rows, -1)))
             continue
         activation = copy.copy(layer)
         # Nothing else can read what a linear layer returns.
         if i > 0 and isinstance(sequence[i - 1], StackedLinear) and isinstance(activation, IN_PLACE):
             activation.inplace = True
-        layers.append(activation)
+        layers.append(_wherever(activation.forward))
     return layers
+
+
+def _wherever(function: Callable[[Tensor], Tensor]) -> _Layer:
+    """A layer that can't choose where its outcome goes."""
+    return lambda rows, _: function(rows)
 
 
 def onednn_is_faster() -> bool:
@@ -120,12 +131,15 @@ def _processor() -> str:
 
 
 def _by_mkl(
-    weight: Float[Tensor, "n_out n_in"], bias: Float[Tensor, " n_out"] | None, buffer: Float[Tensor, " numbers"]
+    weight: Float[Tensor, "n_out n_in"],
+    bias: Float[Tensor, " n_out"] | None,
+    buffer: Float[Tensor, "n_rows n_out"],
 ) -> _Layer:
     columns = weight.t().contiguous()
 
-    def apply(rows: Float[Tensor, "R n_in"]) -> Float[Tensor, "R n_out"]:
-        out = buffer[: len(rows) * len(weight)].view(len(rows), len(weight))
+    def apply(rows: Tensor, out: Tensor | None) -> Tensor:
+        if out is None:
+            out = buffer if len(rows) == len(buffer) else buffer[: len(rows)]
         torch.mm(rows, columns, out=out)
         # `addmm` would copy the bias to all rows first, and take a third longer.
         return out if bias is None else out.add_(bias)
@@ -135,4 +149,4 @@ def _by_mkl(
 
 def _by_onednn(weight: Float[Tensor, "n_out n_in"], bias: Float[Tensor, " n_out"] | None, n_rows: int) -> _Layer:
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, n_rows)
-    return lambda rows: torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
+    return _wherever(lambda rows: torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], ""))
