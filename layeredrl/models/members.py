@@ -123,12 +123,12 @@ class Members(nn.Module):
         parts = (batch.state, self._context_features(batch.context), features(self.action_space, batch.action))
         (mean, std), weights, term_prob = self.nets(*_standardize(parts, self._units()))
         target = self._target(batch) / self.targets.scale
-        expected_mean, _ = mixture_moments(mean, std, weights)
         if std.shape[-2] == 1:
-            std = std.squeeze(-2)
+            expected_mean, std = mean.squeeze(-2), std.squeeze(-2)
             per_dim = gaussian_log_prob(target, expected_mean, std)
             log_likelihood = (std.detach() ** (2 * beta_nll) * per_dim if beta_nll > 0 else per_dim).sum(dim=-1)
         else:
+            expected_mean, _ = mixture_moments(mean, std, weights)
             log_likelihood = mixture_log_prob(target, mean, std, log_weights(weights))
         return Explanation(
             log_likelihood=log_likelihood,

@@ -1,19 +1,18 @@
-"""What a step of a rollout costs, counted in operations rather than seconds, so that no change slows it unseen."""
-
-from functools import partial
+"""What steps of rollouts and training cost: operations, not seconds, so that no change slows them unseen."""
 
 import pytest
 import torch
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
+from layeredrl.models.losses import for_everyone
 from layeredrl.nets.turns import BLOCK_ROWS, ROWS_FOR_TURNS
-from tests.models.ensembles import draw, make_ensemble
+from layeredrl.training.trainer import clip_member_gradients
+from tests.models.ensembles import NET, draw, make_batch, make_ensemble
 
-HIDDEN_SIZES = (16, 16)
 # What a step is made of, apart from the products, biases and activations of members that take turns.
-MOST_OF_A_STEP = 75
+MOST_OF_A_STEP = 65
+MOST_OF_A_PREDICTION = 60
+MOST_OF_A_TRAINING_STEP = 170
 
 
 class Calls(TorchDispatchMode):
@@ -29,9 +28,8 @@ class Calls(TorchDispatchMode):
 @torch.no_grad()
 def calls_per_step(n_rows, *, n_models=3, n_modes=2, n_particles=2):
     """Operations of one more step, for `n_rows` of each member."""
-    net = partial(ProbFCDynamics, hidden_sizes=HIDDEN_SIZES, nonlinearity=nn.SiLU)
     settings = {"n_models": n_models, "n_modes": n_modes, "n_particles_per_model": n_particles}
-    model = make_ensemble(net=net, **settings)
+    model = make_ensemble(**settings)
     state = draw(model.state_space, n_rows // n_particles)
     counts = []
     for horizon in (1, 2, 3):  # the first query also prepares its checks
@@ -64,7 +62,7 @@ def test_few_rows_take_as_many_operations_for_any_number_of_members(unchecked):
 
 
 def test_many_rows_take_only_the_layers_of_each_further_member(unchecked):
-    n_layers = len(HIDDEN_SIZES) + 1
+    n_layers = len(NET.keywords["hidden_sizes"]) + 1
     # A product and a bias a layer, and the activations between; views of memory, and its parts.
     layers = 2 * n_layers + n_layers - 1
     growth = calls_per_step(MANY, n_models=4) - calls_per_step(MANY, n_models=3)
@@ -75,3 +73,34 @@ def test_more_rows_than_fit_the_cache_take_only_the_layers_of_each_further_block
     one, two, three = (calls_per_step(n * BLOCK_ROWS) for n in (1, 2, 3))
     assert two - one == three - two
     assert calls_per_step(MANY) == one
+
+
+@torch.no_grad()
+def test_a_prediction_takes_as_many_operations_for_any_number_of_members_and_rows(unchecked):
+    def calls_per_prediction(n_models, n_rows):
+        model = make_ensemble(n_models=n_models)
+        query = draw(model.state_space, n_rows), None, draw(model.action_space, n_rows)
+        model.predict(*query)  # prepares its checks
+        with Calls() as calls:
+            model.predict(*query)
+        return calls.n
+
+    expected = calls_per_prediction(3, 16)
+    assert expected < MOST_OF_A_PREDICTION
+    assert calls_per_prediction(7, 64) == expected
+
+
+def test_a_training_step_takes_as_many_operations_for_any_number_of_members_and_rows(unchecked):
+    def calls_per_training_step(n_models, n_rows):
+        model = make_ensemble(n_models=n_models)
+        optimizer = torch.optim.AdamW(model.get_parameters(), fused=True)
+        batch = for_everyone(make_batch(n_rows), n_models)
+        with Calls() as calls:
+            model.get_member_losses(batch).sum().backward()
+            clip_member_gradients(model.get_parameters(), 10.0)
+            optimizer.step()
+        return calls.n
+
+    expected = calls_per_training_step(3, 16)
+    assert expected < MOST_OF_A_TRAINING_STEP
+    assert calls_per_training_step(7, 64) == expected
