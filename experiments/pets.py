@@ -26,6 +26,7 @@ from layeredrl.models.reward_model import RewardModel
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
 from layeredrl.planners.objective import ModelObjective
 from layeredrl.planners.terminal_value import TerminalValue
+from layeredrl.planners.terms import Halt
 from layeredrl.policies.scaled_value import ScaledValue
 from layeredrl.policies.trunks import MLP
 from layeredrl.training.checkpoint import save_checkpoint
@@ -96,6 +97,9 @@ class Args:
     """Steps of gradient ascent from the best plan; for continuous actions."""
     risk: str = "mean"
     """What a plan is worth whose particles disagree: mean, worst_member or cvar:ALPHA."""
+    halt_penalty: float | None = None
+    """Imagined plans end, at this price, where members disagree more than on 99 % of the held-out transitions. It
+    should exceed what a plan can lose. Plans take n_models times as long, except with --propagation expectation."""
     terminal_value: bool | None = None
     """Whether to count what the last state of a plan is worth, by what planning earned from such states before.
     Default: where an episode can end early, so that survival beyond the horizon matters."""
@@ -149,6 +153,7 @@ def main(args: Args) -> None:
         discount=args.values.discount,
         propagation=args.propagation,
         risk=find_risk(args.risk),
+        terms=[] if args.halt_penalty is None else [Halt(model.epistemic_limit, args.halt_penalty)],
         terminal_value=TerminalValue(value) if use_value else None,
     )
     planner = make_planner(
@@ -165,8 +170,10 @@ def main(args: Args) -> None:
     def fit() -> None:
         """Learn from everything so far; values, once there is any planning, from that alone."""
         model.set_n_total_env_steps(collector.n_steps)
-        report = trainer.fit(buffer)
-        monitor.fit(report, model, collector.n_steps, holdout=buffer[buffer.is_holdout])
+        report, holdout = trainer.fit(buffer), buffer[buffer.is_holdout]
+        monitor.fit(report, model, collector.n_steps, holdout=holdout)
+        if args.halt_penalty is not None:
+            model.fit_epistemic_limit(holdout)
         if args.learn_reward:
             monitor.fit(reward_trainer.fit(buffer), reward_model, collector.n_steps)
         if use_value:

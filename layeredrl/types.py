@@ -124,12 +124,14 @@ class ModelStep:
         term_prob: probability that the step ended the episode.
         get_moments: mean and variance of the step that member `e` made, given where its particle was. Many never
             ask for them.
+        get_epistemic_var: see `epistemic_var`; None for models that can't tell.
     """
 
     state: Float[Tensor, "E P B S"]
     next_state: Float[Tensor, "E P B S"]
     term_prob: Float[Tensor, "E P B"]
     get_moments: Callable[[], tuple[Float[Tensor, "E P B S"], Float[Tensor, "E P B S"]]]
+    get_epistemic_var: Callable[[], Float[Tensor, "E P B S"]] | None = None
 
     @cached_property
     def _moments(self) -> tuple[Float[Tensor, "E P B S"], Float[Tensor, "E P B S"]]:
@@ -142,6 +144,30 @@ class ModelStep:
     @property
     def var(self) -> Float[Tensor, "E P B S"]:
         return self._moments[1]
+
+    @cached_property
+    def epistemic_var(self) -> Float[Tensor, "E P B S"]:
+        """How far members disagree on this one step: population variance of what all expect where a particle is.
+
+        Unlike the spread of `mean`, it has nothing of how far paths have drifted apart before. Its price is that
+        every member is asked about every particle, once it is asked for. It carries no gradient.
+        """
+        self.check_members()
+        if self.get_epistemic_var is None:
+            raise ValueError("epistemic_var: got a step of a model that doesn't tell; it needs its own `unroll`")
+        return self.get_epistemic_var()
+
+    def check_members(self) -> None:
+        """Raise a ValueError where there is but one member, whose trust in itself says nothing."""
+        if len(self.state) == 1:
+            raise ValueError(
+                "members: got a single one, which has nobody to disagree with, so that its ignorance isn't known; "
+                "expected at least two (n_models, and n_elites where elites are rolled)"
+            )
+
+
+# A step -> whose of its particles' predictions are relied on. What is NaN never is.
+Trust = Callable[[ModelStep], Bool[Tensor, "E P B"]]
 
 
 @dataclass(frozen=True)

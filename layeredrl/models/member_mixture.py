@@ -23,7 +23,7 @@ from layeredrl.models.propagation import (
 )
 from layeredrl.models.query_checks import broadcast_std, check_query, check_rollout
 from layeredrl.spaces import check_rows
-from layeredrl.types import ModelStep, Prediction, Propagation, Rollout
+from layeredrl.types import ModelStep, Prediction, Propagation, Rollout, Trust
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -167,6 +167,7 @@ class MemberMixture(Model):
             propagation=propagation,
             members=members,
             max_rows=max_rows,
+            trust=None,
             generator=generator,
         )
 
@@ -178,6 +179,7 @@ class MemberMixture(Model):
         horizon: int,
         *,
         members: Int[Tensor, " members"] | None = None,
+        trust: Trust | None = None,
         generator: torch.Generator | None = None,
     ) -> Rollout:
         """Let every particle be acted on where it is. Particles stay with their members (TS∞).
@@ -188,6 +190,8 @@ class MemberMixture(Model):
                 `(E, P·B, A)`. They are not checked.
             horizon: number of steps.
             members, generator: as for `rollout`.
+            trust: a particle whose step it doesn't trust stays where it is from then on. Moments and ends are still
+                those of the steps that it would have made. None: all go on.
         """
         if horizon < 1:
             raise ValueError(f"horizon: got {horizon}, expected at least 1")
@@ -204,6 +208,7 @@ class MemberMixture(Model):
             propagation="ts_inf",
             members=members,
             max_rows=None,
+            trust=trust,
             generator=generator,
         )
         return record(steps, self.n_particles_per_model)
@@ -309,6 +314,7 @@ class MemberMixture(Model):
         propagation: Propagation,
         members: Int[Tensor, " members"] | None,
         max_rows: int | None,
+        trust: Trust | None,
         generator: torch.Generator | None,
     ) -> Iterator[ModelStep]:
         contexts = None if context is None else repeat(context, "b c -> (p b) c", p=n_particles)
@@ -321,6 +327,7 @@ class MemberMixture(Model):
             n_members=self.n_models if members is None else len(members),
             n_particles=n_particles,
             deterministic=deterministic,
+            trust=trust,
             generator=generator,
         )
 

@@ -10,10 +10,17 @@ from torch import Tensor
 
 from layeredrl.models.calibration import MIN_ROWS, Calibration, CalibrationMethod, compare
 from layeredrl.models.ensemble import Ensemble, check_transition_spaces
+from layeredrl.models.epistemic_limit import EpistemicLimit
 from layeredrl.models.losses import MemberScores, for_everyone, member_losses, member_scores, share_out
 from layeredrl.models.member_mixture import MemberMixture
 from layeredrl.models.members import Members, PartialNet
-from layeredrl.models.propagation import ActionRows, MemberPrediction, StateRows, StepFunction
+from layeredrl.models.propagation import (
+    ActionRows,
+    MemberPrediction,
+    StateRows,
+    StepFunction,
+    variance_of_means,
+)
 from layeredrl.models.symmetry_breaking import RandomDynamics, blend
 from layeredrl.nets.precision import MatmulPrecision
 from layeredrl.spaces import feature_size, features
@@ -116,6 +123,7 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
             sizes = feature_size(state_space), feature_size(action_space)
             self.random_dynamics = RandomDynamics(*sizes, factor=sb_start_factor, duration=sb_start_duration)
         self.calibration = Calibration(feature_size(state_space))
+        self.epistemic_limit = EpistemicLimit(feature_size(state_space))
         self.register_buffer("is_elite", torch.ones(n_models, dtype=torch.bool))
         self.to(device)
         if create_optimizer:
@@ -155,12 +163,15 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
         return member_scores(self.members, for_everyone(batch, self.n_models))
 
     def update_statistics(self, batch: Batch) -> None:
-        """Move the running statistics of inputs and targets by a batch of training data. Ends a recalibration."""
+        """Move the running statistics of inputs and targets by a batch of training data.
+
+        Ends a recalibration and what was fitted of the `epistemic_limit`.
+        """
         self.members.update_statistics(batch)
         self.reset_calibration()
 
     def set_statistics(self, batch: Batch) -> None:
-        """Take the statistics of inputs and targets from these transitions alone. Ends a recalibration."""
+        """Take the statistics from these transitions alone; otherwise as `update_statistics`."""
         self.members.reset_statistics()
         self.update_statistics(batch)
 
@@ -191,28 +202,69 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
         """
         if method not in MIN_ROWS:
             raise ValueError(f"method: got {method!r}, expected one of {', '.join(MIN_ROWS)}")
-        if len(batch.shape) != 1:
-            raise ValueError(f"batch: got leading dims {tuple(batch.shape)}, expected (B,)")
-        self.check_batch(batch)
-        rows = batch if batch.mask is None else batch[batch.mask]
+        rows = self._unmasked(batch)
         if len(rows) < MIN_ROWS[method]:
             raise ValueError(
                 f"batch: got {len(rows)} transitions to fit to, expected at least {MIN_ROWS[method]} for "
                 f"method={method!r}"
             )
-        elites = self.elites
-        step = self.members.step_function(rows.context, elites)
-        prediction = step(rows.state.expand(len(elites), -1, -1), rows.action.unsqueeze(0))
+        prediction = _ask_everyone(self.members.step_function(rows.context, self.elites), rows, len(self.elites))
         held_out = compare(prediction, rows.next_state)
         if not bool(held_out.score.isfinite().all()):
             raise ValueError("batch: got transitions of which the members' predictions aren't finite")
         self.calibration.fit(held_out, method)
+        self.epistemic_limit.reset()
 
     def reset_calibration(self) -> None:
         """Let queries speak of the noise that the networks foretell."""
         self.calibration.reset()
+        self.epistemic_limit.reset()
+
+    # Limits -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def fit_epistemic_limit(self, batch: Batch, share: float = 0.99) -> None:
+        """Learn how far the elites disagree on held-out transitions, so that plans and rollouts can stop beyond.
+
+        `epistemic_limit` is what then tells them: as `Halt(model.epistemic_limit, penalty)` among the terms of a
+        `ModelObjective`, and as `trust=model.epistemic_limit` of `rollout_policy`. It is kept in the `state_dict`.
+
+        Training ends it, and so does recalibrating: a limit of other weights would mislead.
+
+        Args:
+            batch: transitions `(B,)` that the members haven't learned from, of the states where they are to be
+                trusted. Only states, contexts and actions count, of what isn't masked out.
+            share: of these transitions that is trusted, in (0, 1]. At 1, the largest disagreement is still trusted;
+                less is safer against single transitions that nobody could know.
+
+        Raises:
+            TypeError, ValueError: fewer than two elites, no transitions, or some that don't fit the spaces or
+                aren't finite; or the members' predictions of them aren't. Nothing has changed then.
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"share: got {share}, expected a number in (0, 1]")
+        if len(self.elites) < 2:
+            raise ValueError(
+                f"elites: got {len(self.elites)} of n_models={self.n_models}, expected at least two: a single "
+                "member has nobody to disagree with, so that its ignorance isn't known"
+            )
+        rows = self._unmasked(batch)
+        if len(rows) == 0:
+            raise ValueError("batch: got no transitions to fit to, expected at least one")
+        step = self._step_function(rows.context, self.elites, loss_mode=False)
+        var = variance_of_means(_ask_everyone(step, rows, len(self.elites)))
+        if not bool(var.isfinite().all()):
+            raise ValueError("batch: got transitions of which the members' predictions aren't finite")
+        self.epistemic_limit.fit(var.sqrt(), share, unit=self.members.targets.scale)
 
     # Inside ------------------------------------------------------------------------------------------------
+
+    def _unmasked(self, batch: Batch) -> Batch:
+        """The transitions `(B,)` that count, once all are checked."""
+        if len(batch.shape) != 1:
+            raise ValueError(f"batch: got leading dims {tuple(batch.shape)}, expected (B,)")
+        self.check_batch(batch)
+        return batch if batch.mask is None else batch[batch.mask]
 
     def _step_function(
         self,
@@ -234,6 +286,11 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
             return blend(share, state + movement, learned(state, action))
 
         return blended
+
+
+def _ask_everyone(step: StepFunction, rows: Batch, n_members: int) -> MemberPrediction:
+    """What each of the members expects of the same rows."""
+    return step(rows.state.expand(n_members, -1, -1), rows.action.unsqueeze(0))
 
 
 def _check_settings(n_modes: object, target_bn_momentum: float, sb_start_duration: int, beta_nll: float) -> None:

@@ -14,6 +14,7 @@ opinions, not to luck.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from layeredrl.models.mixture import mixture_moments, mixture_sample
 from layeredrl.models.noise_shape import NoiseShape
-from layeredrl.types import ModelStep, Propagation, Rollout
+from layeredrl.types import ModelStep, Propagation, Rollout, Trust
 
 
 class MemberPrediction(NamedTuple):
@@ -119,6 +120,7 @@ def propagate(
     n_members: int,
     n_particles: int,
     deterministic: bool,
+    trust: Trust | None,
     generator: torch.Generator | None,
 ) -> Iterator[ModelStep]:
     """Roll particles from the initial states through the members, one step at a time.
@@ -131,16 +133,19 @@ def propagate(
         propagation: a key of `MERGE`.
         n_members, n_particles: E and P; P is 1 where particles coincide.
         deterministic: whether each member follows the mean of its mixture.
+        trust: a particle whose step it doesn't trust doesn't move, then or later. None: all go on.
         generator: source of the noise.
     """
     merge = MERGE[propagation]
     # Laid out as all later states are: code compiled for the one serves the others.
     rows = repeat(initial_state, "b s -> e (p b) s", e=n_members, p=n_particles).contiguous()
     state = rearrange(rows, "e (p b) s -> e p b s", p=n_particles)
+    goes_on = torch.ones_like(state[..., 0], dtype=torch.bool)
     for t in range(horizon):
         noise = _draw_noise(propagation, state, deterministic, generator)
         rows = rearrange(_deal(state, noise.order), "e p b s -> e (p b) s")
-        prediction = step_function(rows, action_function(rows, t))
+        actions = action_function(rows, t)
+        prediction = step_function(rows, actions)
         get_moments = cache(partial(_moments, prediction, n_particles, deterministic))
         if merge is not None:
             next_state = merge(get_moments(), noise.normal)
@@ -149,8 +154,23 @@ def propagate(
         else:
             next_state = _collect(_draw(prediction, noise), noise.order)
         term_prob = rearrange(prediction.term_prob, "e (p b) -> e p b", p=n_particles)
-        yield ModelStep(state, next_state, _collect(term_prob, noise.order), get_moments)
-        state = next_state
+        get_epistemic_var = partial(
+            _epistemic_var,
+            step_function,
+            rows,
+            actions,
+            prediction,
+            noise.order,
+            n_particles,
+            together=propagation == "expectation",
+        )
+        step = ModelStep(state, next_state, _collect(term_prob, noise.order), get_moments, get_epistemic_var)
+        if trust is not None:
+            goes_on = goes_on & trust(step)
+            stays = rearrange(~goes_on, "e p b -> e p b 1")
+            step = replace(step, next_state=torch.where(stays, state, next_state))
+        yield step
+        state = step.next_state
 
 
 def record(steps: Iterable[ModelStep], n_particles: int) -> Rollout:
@@ -205,6 +225,48 @@ def _moments(prediction: MemberPrediction, n_particles: int, deterministic: bool
     var = torch.zeros_like(var) if deterministic else var * prediction.scale.square()
     mean, var = (rearrange(x, "e (p b) s -> e p b s", p=n_particles) for x in (mean, var))
     return mean, var
+
+
+@torch.no_grad()
+def _epistemic_var(
+    step_function: StepFunction,
+    rows: Float[Tensor, "E R S"],
+    actions: Num[Tensor, "#E R A"],
+    prediction: MemberPrediction,
+    order: Int[Tensor, "E P B"] | None,
+    n_particles: int,
+    together: bool,
+) -> Float[Tensor, "E P B S"]:
+    """Population variance of what all members expect where each particle is.
+
+    They look at the rows of their first neighbour, then of their second, …: at as many rows at a time as in a step
+    of their own. If they are `together`, they look at the same rows anyway.
+    """
+    if together:
+        var = variance_of_means(prediction).expand_as(rows)
+    else:
+        opinions = [_mean_target(prediction)]
+        for k in range(1, len(rows)):
+            others = step_function(
+                rows.roll(-k, dims=0), actions if len(actions) == 1 else actions.roll(-k, dims=0)
+            )
+            opinions.append(_mean_target(others).roll(k, dims=0))
+        var = _variance(torch.stack(opinions), prediction.scale)
+    return _collect(rearrange(var, "e (p b) s -> e p b s", p=n_particles), order)
+
+
+def variance_of_means(prediction: MemberPrediction) -> Float[Tensor, "R S"]:
+    """Population variance of the members' mean next states, where all members look at the same rows."""
+    return _variance(_mean_target(prediction), prediction.scale)
+
+
+def _variance(targets: Float[Tensor, "E *rows S"], scale: Float[Tensor, "*#rows S"]) -> Float[Tensor, "*rows S"]:
+    """Over members that stand at the same origin, which would round differences away."""
+    return targets.var(dim=0, correction=0) * scale.square()
+
+
+def _mean_target(prediction: MemberPrediction) -> Float[Tensor, "E R S"]:
+    return mixture_moments(prediction.mean, prediction.std, prediction.weights)[0]
 
 
 def _deal(state: Float[Tensor, "E P B S"], order: Int[Tensor, "E P B"] | None) -> Float[Tensor, "E P B S"]:

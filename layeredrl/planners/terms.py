@@ -5,7 +5,9 @@ applied in the order in which they are given to `ModelObjective`.
 
 The uncertain ones compare members at the same step of the same plan. Members share their noise, so that they differ
 by opinion alone. With `propagation="expectation"`, all members stand at the same state, as the papers have it; with
-the other schemes, their paths have drifted apart by then, and that counts too.
+the other schemes, their paths have drifted apart by then, and that counts too. Not so for a model's
+`epistemic_limit`, which has all members asked where each particle is: a step then takes E times as long, except
+with `"expectation"`.
 """
 
 import math
@@ -13,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-from layeredrl.types import ModelStep
+from layeredrl.types import ModelStep, Trust
 
 # (step, its actions, its rewards, how far it ends the episode) -> (rewards, ends)
 Particles = Float[Tensor, "E P B"]
@@ -55,26 +57,46 @@ class MOPOPenalty:
 
 
 @dataclass(frozen=True)
-class MORELHalt:
-    """An end, at a price, where members disagree too much (Kidambi et al. 2020, definitions 1 and 2).
+class MaxDistance:
+    """A `Trust` in steps on which no two members are far apart (Kidambi et al. 2020, definition 1).
+
+    What is too far is yours to say; `ProbabilisticEnsemble.epistemic_limit` learns it. All particles that share
+    their noise are trusted alike.
 
     Attributes:
         threshold: the largest distance between the means of any two members that is trusted.
-        penalty: κ in the paper: the reward of the step that halts is its negative.
         scale: unit of each state dimension; None: the states' own.
     """
 
     threshold: float
-    penalty: float
     scale: Float[Tensor, " S"] | None = None
+
+    def __call__(self, step: ModelStep) -> Bool[Tensor, "E P B"]:
+        step.check_members()
+        mean = _in_units(step.mean, self.scale)
+        distance = torch.stack([(mean - other).norm(dim=-1).amax(dim=0) for other in mean]).amax(dim=0)
+        return (distance <= self.threshold).expand(mean.shape[:-1])
+
+
+@dataclass(frozen=True)
+class Halt:
+    """An end, at a price, where a particle's step isn't trusted (Kidambi et al. 2020, definition 2).
+
+    Attributes:
+        trust: such as `model.epistemic_limit`, once `model.fit_epistemic_limit(held_out)` was called, or a
+            `MaxDistance`.
+        penalty: κ in the paper: the reward of the step that halts is its negative. Nothing counts after it, so
+            where rewards are negative, it has to exceed what else would be lost.
+    """
+
+    trust: Trust
+    penalty: float
 
     def __call__(
         self, step: ModelStep, action: Num[Tensor, "B A"], reward: Particles, ended: Particles
     ) -> tuple[Particles, Particles]:
-        mean = _in_units(step.mean, self.scale)
-        distance = torch.stack([(mean - other).norm(dim=-1).amax(dim=0) for other in mean]).amax(dim=0)
-        halts = distance > self.threshold
-        return torch.where(halts, -self.penalty, reward), torch.where(halts, 1.0, ended)
+        trusted = self.trust(step)
+        return torch.where(trusted, reward, -self.penalty), torch.where(trusted, ended, 1.0)
 
 
 @dataclass(frozen=True)

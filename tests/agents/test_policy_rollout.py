@@ -25,6 +25,9 @@ def test_shapes_and_laws_of_what_is_returned():
     assert rollout.log_prob.shape == rollout.term_prob.shape == (5, 3, 2, 4)
     assert (rollout.log_prob < 0).all()
     assert ((rollout.action >= 1) & (rollout.action <= 4)).all()
+    assert rollout.is_valid.shape == (5, 3, 2, 4)
+    assert rollout.is_valid.all()
+    assert torch.equal(rollout.n_steps, torch.full((5, 3, 2), 4))
 
 
 @pytest.mark.parametrize("trunk", [MLP((8,)), GRU(hidden_size=6)], ids=["mlp", "gru"])

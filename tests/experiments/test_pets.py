@@ -64,7 +64,7 @@ def test_a_run_leaves_result_picture_checkpoint_and_log(tmp_path, env_id, capsys
     [
         {"planner": "cem", "risk": "worst_member", "propagation": "expectation"},
         {"planner": "mppi", "risk": "cvar:0.5", "n_envs": 2, "terminal_value": False},
-        {"planner": "random_shooting", "terminal_value": True, "refine_steps": 1},
+        {"planner": "random_shooting", "terminal_value": True, "refine_steps": 1, "halt_penalty": 100.0},
     ],
     ids=lambda settings: settings["planner"],
 )
