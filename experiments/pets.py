@@ -21,6 +21,7 @@ from layeredrl.agents.mpc_agent import MPCAgent
 from layeredrl.agents.random_agent import RandomAgent
 from layeredrl.data.replay_buffer import ReplayBuffer
 from layeredrl.envs.task import never
+from layeredrl.metrics.open_loop import evaluate_open_loop
 from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
 from layeredrl.models.reward_model import RewardModel
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
@@ -31,7 +32,7 @@ from layeredrl.policies.scaled_value import ScaledValue
 from layeredrl.policies.trunks import MLP
 from layeredrl.training.checkpoint import save_checkpoint
 from layeredrl.training.collector import Collector, Episode
-from layeredrl.training.evaluation import evaluate, forecast
+from layeredrl.training.evaluation import cut_episodes, evaluate, forecast
 from layeredrl.training.monitor import Monitor
 from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig
 from layeredrl.training.value_trainer import ValueTrainer, ValueTrainerConfig
@@ -43,6 +44,8 @@ EVAL_SEED = 1_000_000
 HORIZON, HORIZON_WITH_VALUE = 25, 15
 # Steps that the pictures in TensorBoard look ahead.
 FORECAST_HORIZON = 50
+# Steps between the starts of the windows that open-loop errors are measured on, and particles behind each.
+FORECAST_STRIDE, FORECAST_PARTICLES = 10, 8
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def main(args: Args) -> None:
     # Model
     torch.manual_seed(args.seed)
     generator = torch.Generator(args.device).manual_seed(args.seed)
+    watching = torch.Generator(args.device).manual_seed(args.seed)  # so that watching changes nothing
     model = ProbabilisticEnsemble(
         state_space,
         None,
@@ -168,7 +172,14 @@ def main(args: Args) -> None:
     planning_agent = MPCAgent(planner, objective, generator=generator)
 
     def fit() -> None:
-        """Learn from everything so far; values, once there is any planning, from that alone."""
+        """Judge the model by what is new to it; learn from everything so far; values, from planning, if any."""
+        if unseen:
+            segments = cut_episodes(unseen, FORECAST_HORIZON, stride=FORECAST_STRIDE)
+            quality = evaluate_open_loop(
+                model, segments, n_particles=FORECAST_PARTICLES, members=model.elites, generator=watching
+            )
+            monitor.open_loop(quality, segments, collector.n_steps)
+            unseen.clear()
         model.set_n_total_env_steps(collector.n_steps)
         report, holdout = trainer.fit(buffer), buffer[buffer.is_holdout]
         monitor.fit(report, model, collector.n_steps, holdout=holdout)
@@ -187,6 +198,8 @@ def main(args: Args) -> None:
     monitor = Monitor(folder, settings=asdict(replace(args, horizon=horizon, terminal_value=use_value)))
     training: list[tuple[int, Episode]] = []
     evaluation: list[Episode] = []
+    unseen: list[Episode] = []  # since the last fit
+    n_ticks = 0  # steps of every environment since then
     interrupted = False
     next_fit = args.random_steps
     try:
@@ -195,6 +208,8 @@ def main(args: Args) -> None:
                 if collector.n_steps >= next_fit:
                     fit()
                     next_fit += args.fit_every
+                    n_ticks = 0
+                n_ticks += 1
                 is_random = collector.n_steps < args.random_steps
                 for episode in collector.step(random_agent if is_random else planning_agent):
                     training.append((collector.n_steps, episode))
@@ -202,6 +217,7 @@ def main(args: Args) -> None:
                     if not is_random:
                         seen = forecast(model, episode, horizon=FORECAST_HORIZON)
                         monitor.forecast(seen, collector.n_steps)
+                        unseen.append(episode.last(n_ticks))
                     bar.set_postfix_str(f"return {episode.return_:.1f}, length {len(episode)}")
                 bar.update(min(collector.n_steps, args.steps) - bar.n)
             fit()

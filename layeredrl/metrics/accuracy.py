@@ -1,7 +1,7 @@
 """How near the mean of a forecast comes. Rows stand first; whatever else there is, is treated each by itself."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from layeredrl.models.normalization import CONSTANT_RATIO, CONSTANT_STD
@@ -10,6 +10,13 @@ from layeredrl.models.normalization import CONSTANT_RATIO, CONSTANT_STD
 def rmse(error: Float[Tensor, "N *rest"]) -> Float[Tensor, "*rest"]:
     """Root mean squared error."""
     return error.square().mean(dim=0).sqrt()
+
+
+def spread(value: Float[Tensor, "N *rest"]) -> tuple[Float[Tensor, "*rest"], Bool[Tensor, "*rest"]]:
+    """Standard deviation, 1 where there is none up to rounding, and where there is: a unit for errors."""
+    std = value.std(dim=0, correction=0)
+    varies = std > torch.clamp(CONSTANT_RATIO * value.mean(dim=0).abs(), min=CONSTANT_STD)
+    return torch.where(varies, std, 1.0), varies
 
 
 def explained_variance(

@@ -49,13 +49,7 @@ def evaluate_one_step(
 
 
 def _judge(model: Model, batch: Batch, members: Int[Tensor, " members"] | None) -> JudgedRows:
-    prediction = model.predict(batch.state, batch.context, batch.action)
-    if members is not None:
-        mean, weights, std, _ = prediction
-        prediction = prediction._replace(
-            mean=mean[..., members, :, :], weights=weights[..., members, :], std=std[..., members, :, :]
-        )
-    forecast = from_prediction(prediction)
+    forecast = from_prediction(model.predict(batch.state, batch.context, batch.action), members)
     member_mean, member_var = forecast.moments()
     return judge(
         forecast,

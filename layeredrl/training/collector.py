@@ -1,7 +1,7 @@
 """Where environment, agent and buffer meet."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -42,6 +42,14 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.action)
+
+    def last(self, n: int) -> "Episode":
+        """Its last `n` steps; all, if there aren't as many."""
+        n = min(n, len(self))
+        info = {name: value[-n:] for name, value in self.info.items()}
+        return replace(
+            self, state=self.state[-n - 1 :], action=self.action[-n:], reward=self.reward[-n:], info=info
+        )
 
 
 class Collector:

@@ -50,6 +50,7 @@ class Diagnosis:
             None where there is but one.
         log_std: what each network says of its likeliest mode, before any recalibration.
         at_lower, at_upper: how much of it the network's bounds hold; None where it isn't known to have any.
+        answers: which members' predictions all are finite, and their noise positive.
     """
 
     error_correlation: Float[Tensor, "E E"]
@@ -58,6 +59,7 @@ class Diagnosis:
     log_std: Float[Tensor, "B E S"]
     at_lower: Held | None
     at_upper: Held | None
+    answers: Bool[Tensor, " E"]
 
     @property
     def mean_correlation(self) -> float:
@@ -90,6 +92,7 @@ def diagnose(model: ProbabilisticEnsemble, batch: Batch) -> Diagnosis:
         log_std=log_std,
         at_lower=at_lower,
         at_upper=at_upper,
+        answers=reduce(mean.isfinite() & std.isfinite() & (std > 0), "b e m s -> e", "all"),
     )
 
 

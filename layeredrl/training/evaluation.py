@@ -1,5 +1,6 @@
 """How good an agent is, and how far ahead a model sees."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from layeredrl.agents.agent import Agent
+from layeredrl.data.episodes import concatenate
+from layeredrl.metrics.segments import Segments, cut_segments
 from layeredrl.models.model import Model
 from layeredrl.training.collector import Collector, Episode
+from layeredrl.types import Batch
 
 # Rollouts behind the quantiles of a forecast, besides the model's own E·P particles.
 FORECAST_REPEATS = 32
@@ -38,6 +42,17 @@ def evaluate(
             bar.set_postfix(finished=f"{len(first)}/{collector.env.n_envs}")
     agent.reset()
     return [first[i] for i in sorted(first)]
+
+
+def cut_episodes(episodes: Sequence[Episode], horizon: int, *, stride: int | None = None) -> Segments:
+    """Windows of episodes, as `cut_segments` cuts them, of the length of the longest episode at most."""
+    parts = []
+    for episode in episodes:
+        is_last = torch.zeros_like(episode.reward, dtype=torch.bool)
+        is_last[-1] = True
+        parts.append(Batch(episode.state[:-1], None, episode.action, episode.state[1:], is_last))
+    longest = max(len(episode) for episode in episodes)
+    return cut_segments(concatenate(parts), min(horizon, longest), stride=stride)
 
 
 @dataclass(frozen=True)

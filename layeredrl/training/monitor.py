@@ -8,10 +8,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from layeredrl.metrics.accuracy import spread
+from layeredrl.metrics.doubts import get_doubts
+from layeredrl.metrics.one_step import evaluate_one_step
+from layeredrl.metrics.quality import ModelQuality
+from layeredrl.metrics.segments import Segments
 from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
 from layeredrl.models.reward_model import RewardModel
 from layeredrl.training.alarms import Alarms
@@ -29,12 +34,15 @@ METRICS = (
     "evaluation/return_mean",
     "episode/return",
     "fit/holdout_nll",
+    "one_step/calibration_error_mean",
     "members/error_correlation",
     "plan/exploitation_gap",
 )
 # Figures of an episode that don't come from the planner's search.
 NO_SEARCH = frozenset({"value", "plan_age", "terminal_value", "act_seconds"})
 HISTOGRAM_BINS = 50
+# Held-out transitions that forecasts are judged by, at most.
+MAX_JUDGED = 2000
 
 
 class Monitor:
@@ -70,14 +78,15 @@ class Monitor:
             report: of the fit.
             model: that was fitted.
             step: environment steps so far.
-            holdout: transitions that no member has learned from. By these, dynamics get a `Diagnosis`.
+            holdout: transitions that no member has learned from. By these, dynamics get a `Diagnosis`, and the
+                forecasts of the elites are judged one step ahead.
         """
         if isinstance(model, RewardModel):
             prefix, name, diagnosis = "reward_", "reward model", None
             self._scalar("reward_scale", float(model.rewards.scale), step)
         else:
             prefix, name = "", "dynamics model"
-            diagnosis = None if holdout is None else diagnose(model, holdout)
+            diagnosis = None if holdout is None else self._judge(model, holdout, step)
             self._dimensions("target_scale", model.members.targets.scale, step)
         for data, scores in (("train", report.train), ("holdout", report.holdout)):
             self._members(f"{prefix}{data}_nll", scores.nll, step)
@@ -87,8 +96,6 @@ class Monitor:
         self._scalar(f"fit/{prefix}epochs", len(report.train_loss), step)
         self._scalar(f"fit/{prefix}transitions", report.n_train, step)
         self._scalar(f"time/{prefix}fit_seconds", report.seconds, step)
-        if diagnosis is not None:
-            self._diagnosis(diagnosis, step)
         self._alarms.fit(name, report, diagnosis)
 
     def values(self, report: ValueReport, step: int) -> None:
@@ -120,6 +127,24 @@ class Monitor:
             self._histogram("plan/exploitation_gaps", outcomes.gap, step)
         self._alarms.plans(outcomes)
 
+    def open_loop(self, quality: ModelQuality, segments: Segments, step: int) -> None:
+        """How wrong forecasts over a horizon are, and how wrong they say they are.
+
+        Args:
+            quality: of `evaluate_open_loop`.
+            segments: that it was judged by: ones that the model hasn't learned from, such as the latest episodes.
+            step: environment steps so far.
+        """
+        unit, _ = spread(segments.state[:, 1:] - segments.state[:, :1])
+        for name in ("rmse", "sharpness", "calibration_error"):
+            over_time = getattr(quality.ensemble, name)
+            self._dimensions(f"open_loop/{name}", over_time.mean(dim=0), step)
+        if self._draws:
+            from layeredrl.training.plots import horizon_chart
+
+            title = f"Open loop on {quality.n_rows} windows, after {step} steps"
+            self._writer.add_figure("open_loop", horizon_chart({"ensemble": quality}, unit, title), step)
+
     def forecast(self, forecast: Forecast, step: int) -> None:
         """Spread of an open-loop forecast and, as pictures, its fan charts."""
         self._dimensions("epistemic_std", forecast.epistemic_std, step)
@@ -140,6 +165,15 @@ class Monitor:
         if self._hyperparameters is not None:
             self._hyperparameters.finish()
         self._writer.close()
+
+    def _judge(self, model: ProbabilisticEnsemble, holdout: Batch, step: int) -> Diagnosis:
+        diagnosis = diagnose(model, holdout)
+        self._diagnosis(diagnosis, step)
+        # A member that has broken down foretells nothing that could be judged.
+        members = model.elites[diagnosis.answers[model.elites]]
+        if len(members) > 0:
+            self._one_step(model, holdout, members, step)
+        return diagnosis
 
     def _diagnosis(self, diagnosis: Diagnosis, step: int) -> None:
         """How members differ, the entropy of their mixtures, and their noise against its bounds."""
@@ -162,6 +196,31 @@ class Monitor:
                 figure = correlation_chart(diagnosis, f"Correlation of errors after {step} steps")
                 self._writer.add_figure("error_correlation", figure, step)
             self._writer.add_figure("log_std", noise_chart(diagnosis, f"Predicted noise after {step} steps"), step)
+
+    def _one_step(
+        self, model: ProbabilisticEnsemble, holdout: Batch, members: Int[Tensor, " members"], step: int
+    ) -> None:
+        """Whether forecasts hold what they promise, and whether they are wrong where members disagree."""
+        judged = holdout[:: math.ceil(len(holdout) / MAX_JUDGED)].to(model.device)
+        quality = evaluate_one_step(model, judged, members=members)
+        unit, varies = spread(judged.next_state - judged.state)
+        for name in ("rmse", "crps", "sharpness", "calibration_error"):
+            self._dimensions(f"one_step/{name}", getattr(quality.ensemble, name), step)
+        if len(members) > 1:
+            self._dimensions("one_step/epistemic_correlation", quality.epistemic_correlation, step)
+        if not bool(varies.any()):
+            return
+        mean_error = float(quality.ensemble.calibration_error[varies].mean())
+        self._scalar("one_step/calibration_error_mean", mean_error, step)
+        if self._draws:
+            from layeredrl.training.plots import calibration_chart, doubts_chart
+
+            on = f"{quality.n_rows} held-out transitions after {step} steps"
+            chart = calibration_chart({"ensemble": quality.ensemble}, varies, f"One step ahead on {on}")
+            self._writer.add_figure("calibration", chart, step)
+            if len(members) > 1:
+                doubts = get_doubts(model, judged, unit, varies, members=members)
+                self._writer.add_figure("error_against_disagreement", doubts_chart(doubts, on), step)
 
     def _members(self, name: str, values: Float[Tensor, " E"], step: int) -> None:
         for member, value in enumerate(values.tolist()):

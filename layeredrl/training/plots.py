@@ -1,15 +1,25 @@
 """Pictures. Needs matplotlib, from the extra `experiments`."""
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from layeredrl.metrics.calibration import COVERAGE_LEVELS
+from layeredrl.metrics.doubts import Doubts
+from layeredrl.metrics.quality import ForecastQuality, ModelQuality
 from layeredrl.training.diagnosis import Diagnosis
 from layeredrl.training.evaluation import Forecast
 
 FORETOLD, HAPPENED = "tab:blue", "black"
 # Space to either side of what happened, as a multiple of its range.
 ROOM = 2.0
+# Bins of equally many transitions that doubts are averaged in.
+DOUBT_BINS = 20
 
 
 def draw_forecast(axes: Axes, forecast: Forecast, dim: int) -> None:
@@ -75,3 +85,97 @@ def noise_chart(diagnosis: Diagnosis, title: str) -> Figure:
     figure.axes[0].set_title(title)
     figure.axes[-1].set_xlabel("log standard deviation, in units of the targets")
     return figure
+
+
+def calibration_chart(
+    forecasts: Mapping[str, ForecastQuality], dims: Bool[Tensor, " S"], title: str = ""
+) -> Figure:
+    """Coverage of central intervals, and PIT histograms, as means over dimensions.
+
+    Args:
+        forecasts: by name. A single one shows its dimensions as well.
+        dims: that count: those that change.
+        title: of the whole.
+    """
+    figure = Figure(figsize=(10, 4.9), layout="constrained")
+    figure.suptitle(title)
+    curve, histogram = figure.subplots(1, 2)
+    levels = (0.0, *COVERAGE_LEVELS, 1.0)
+    curve.plot([0, 1], [0, 1], color=HAPPENED, lw=1, ls="--", label="perfect")
+    histogram.axhline(1.0, color=HAPPENED, lw=1, ls="--")
+    for name, forecast in forecasts.items():
+        coverage, shares = forecast.coverage[dims].cpu(), forecast.pit_histogram[dims].cpu()
+        n_bins = shares.shape[1]
+        edges = np.linspace(0, 1, n_bins + 1)
+        if len(forecasts) == 1:
+            for row, (within, bins) in enumerate(zip(coverage, shares, strict=True)):
+                label = None if row else "each dimension"
+                curve.plot(levels, [0.0, *within, 1.0], color="tab:gray", lw=0.8, alpha=0.6, label=label)
+                histogram.stairs(n_bins * bins, edges, color="tab:gray", lw=0.8, alpha=0.6)
+        curve.plot(levels, [0.0, *coverage.mean(dim=0), 1.0], label=name)
+        histogram.stairs(n_bins * shares.mean(dim=0), edges, lw=1.5)
+    curve.set(title="Coverage of central intervals", xlabel="level", ylabel="share within", aspect="equal")
+    curve.legend()
+    histogram.set(title="PIT histogram", xlabel="CDF of the forecast at what happened", ylabel="density")
+    histogram.set_ylim(bottom=0)
+    return figure
+
+
+def horizon_chart(forecasts: Mapping[str, ModelQuality], unit: Float[Tensor, "H S"], title: str = "") -> Figure:
+    """Error and predicted spread against the horizon, a panel for each dimension of the state.
+
+    The bands are those of the first model, to be compared with its error.
+
+    Args:
+        forecasts: quality after 1 … H steps, by name.
+        unit: how far states change within as many steps, as a standard deviation.
+        title: of the whole.
+    """
+    first, unit = next(iter(forecasts.values())), unit.cpu()
+    n_steps, n_dims = unit.shape
+    n_columns = min(4, n_dims)
+    n_rows = math.ceil(n_dims / n_columns)
+    figure = Figure(figsize=(max(3.2 * n_columns, 7), 1.5 + 2.2 * n_rows), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(n_rows, n_columns, sharex=True, squeeze=False).flatten()
+    times = range(1, n_steps + 1)
+    for dim, axes in enumerate(panels[:n_dims]):
+        bands = {"predicted std": (first.ensemble.sharpness, 0.2), "epistemic std": (first.epistemic_std, 0.3)}
+        for name, (std, alpha) in bands.items():
+            axes.fill_between(times, std[:, dim].cpu(), color=FORETOLD, alpha=alpha, lw=0, label=name)
+        for name, quality in forecasts.items():
+            axes.plot(times, quality.ensemble.rmse[:, dim].cpu(), label=f"RMSE, {name}")
+        axes.plot(times, unit[:, dim], color=HAPPENED, lw=1, ls=":", label="of the mean change")
+        axes.set(title=f"state {dim}", ylim=(0, 1.3 * float(unit[:, dim].max())))
+    for axes in panels[n_dims:]:
+        axes.remove()
+    for axes in panels[max(0, n_dims - n_columns) : n_dims]:
+        axes.set_xlabel("steps ahead")
+        axes.tick_params(labelbottom=True)
+    figure.legend(*panels[0].get_legend_handles_labels(), ncols=4, loc="outside lower center")
+    return figure
+
+
+def doubts_chart(doubts: Doubts, title: str = "") -> Figure:
+    """Whether the model is wrong where its members disagree."""
+    figure = Figure(figsize=(6, 4.6), layout="constrained")
+    axes = figure.subplots()
+    draw_doubts(axes, doubts)
+    axes.set_title(title)
+    return figure
+
+
+def draw_doubts(axes: Axes, doubts: Doubts) -> None:
+    """Error against epistemic standard deviation, and root mean squares of transitions that are doubted alike."""
+    doubts = Doubts(*(value.cpu() for value in doubts))
+    bins = doubts.epistemic_std.argsort().tensor_split(DOUBT_BINS)
+    epistemic_std, std, error = (
+        [float(value[rows].square().mean().sqrt()) for rows in bins if len(rows)] for value in doubts
+    )
+    axes.scatter(doubts.epistemic_std, doubts.error, s=2, color="lightgray", rasterized=True, label="a transition")
+    axes.plot(epistemic_std, error, "o-", ms=4, color=FORETOLD, label="RMSE of twentieths")
+    axes.plot(epistemic_std, std, "--", color="tab:orange", label="predicted std")
+    axes.plot(epistemic_std, epistemic_std, ":", color=HAPPENED, lw=1, label="epistemic std")
+    axes.set(xscale="log", yscale="log", xlabel="epistemic std", ylabel="error")
+    axes.set_title(f"rank correlation {doubts.rank_correlation:.2f}", fontsize="medium", loc="right")
+    axes.legend()

@@ -178,3 +178,18 @@ def test_episodes_start_from_the_seed(mode):
     env = make_env(mode, LENGTHS)
     Collector(env, seed=7)
     assert env.np_random_seed == (7, 8, 9)
+
+
+@pytest.mark.parametrize(("n", "kept"), [(2, 2), (5, 5), (9, 5)])
+def test_the_last_steps_of_an_episode_are_one_too(n, kept):
+    state, info = torch.arange(6.0)[:, None], {"value": torch.arange(5.0)}
+    episode = Episode(0, state, state[:-1], torch.arange(5.0), terminated=True, info=info)
+    tail = episode.last(n)
+    assert tail.state[:, 0].tolist() == list(range(5 - kept, 6))
+    assert (
+        tail.action[:, 0].tolist()
+        == tail.reward.tolist()
+        == tail.info["value"].tolist()
+        == list(range(5 - kept, 5))
+    )
+    assert tail.terminated

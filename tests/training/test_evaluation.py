@@ -9,7 +9,7 @@ import torch
 
 from layeredrl.agents.random_agent import RandomAgent
 from layeredrl.training.collector import Episode
-from layeredrl.training.evaluation import FORECAST_REPEATS, evaluate, forecast
+from layeredrl.training.evaluation import FORECAST_REPEATS, cut_episodes, evaluate, forecast
 from tests.training.counting_env import MODES, EchoAgent, make_env, true_episode
 from tests.training.linear_system import make_batch, make_model
 
@@ -138,3 +138,17 @@ def test_a_forecast_changes_nothing_in_the_model():
 def test_a_horizon_of_no_step_is_refused_by_name(horizon, unchecked):
     with pytest.raises(ValueError, match=f"horizon: got {horizon}"):
         forecast(fitted_model(), make_episode(), horizon=horizon)
+
+
+def test_episodes_are_cut_into_windows_that_none_of_them_shares_with_another():
+    """Even where one starts just where another has ended."""
+    long, short = make_episode(7), make_episode(3)
+    short = replace(short, state=torch.cat([long.state[-1:], short.state[1:]]))
+    segments = cut_episodes([long, short], 3)
+    assert torch.equal(segments.state, torch.stack([long.state[:4], long.state[3:7], short.state]))
+    assert torch.equal(segments.action, torch.stack([long.action[:3], long.action[3:6], short.action]))
+    assert len(cut_episodes([long, short], 3, stride=1)) == 5 + 1
+
+
+def test_windows_are_no_longer_than_the_longest_episode():
+    assert cut_episodes([make_episode(7), make_episode(3)], 50).action.shape == (1, 7, 1)

@@ -7,9 +7,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from layeredrl.metrics.one_step import evaluate_one_step
+from layeredrl.metrics.open_loop import evaluate_open_loop
 from layeredrl.training.collector import Episode
 from layeredrl.training.diagnosis import diagnose
-from layeredrl.training.evaluation import forecast
+from layeredrl.training.evaluation import cut_episodes, forecast
 from layeredrl.training.monitor import Monitor
 from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig
 from layeredrl.training.value_trainer import ValueReport
@@ -134,11 +136,67 @@ def test_with_held_out_data_a_fit_writes_a_diagnosis(tmp_path):
     for tag, value in expected.items():
         assert written[tag] == [(200, pytest.approx(float(value)))], tag
     events = read(tmp_path)
-    assert set(events.Tags()["images"]) == {"error_correlation", "log_std"}
+    assert set(events.Tags()["images"]) == {
+        "error_correlation",
+        "log_std",
+        "calibration",
+        "error_against_disagreement",
+    }
     assert set(events.Tags()["histograms"]) == {"log_std/state_0", "log_std/state_1"}
     histogram = events.Histograms("log_std/state_1")[0].histogram_value
     log_std = diagnosis.log_std[..., 1]
     assert (histogram.num, histogram.min) == (log_std.numel(), pytest.approx(float(log_std.min())))
+
+
+def test_with_held_out_data_a_fit_writes_how_well_the_elites_foretell_them(tmp_path):
+    model, buffer = make_model(3), make_buffer(60)
+    report = EnsembleTrainer(model, TrainerConfig(max_epochs=2, n_elites=2)).fit(buffer)
+    holdout = buffer[buffer.is_holdout]
+    monitor = Monitor(tmp_path)
+    monitor.fit(report, model, 200, holdout)
+    monitor.close()
+    quality = evaluate_one_step(model, holdout, members=model.elites)
+    expected = {"one_step/calibration_error_mean": quality.ensemble.calibration_error.mean()}
+    for dim in range(2):
+        expected[f"one_step/epistemic_correlation/state_{dim}"] = quality.epistemic_correlation[dim]
+        for name in ("rmse", "crps", "sharpness", "calibration_error"):
+            expected[f"one_step/{name}/state_{dim}"] = getattr(quality.ensemble, name)[dim]
+    written = scalars(tmp_path)
+    assert {tag for tag in written if tag.startswith("one_step")} == expected.keys()
+    for tag, value in expected.items():
+        assert written[tag] == [(200, pytest.approx(float(value)))], tag
+
+
+def test_of_many_held_out_transitions_some_are_judged(tmp_path, monkeypatch, unchecked):
+    model, buffer = make_model(2), make_buffer(60)
+    report, n_judged = EnsembleTrainer(model, TrainerConfig(max_epochs=1)).fit(buffer), []
+
+    def note(model, batch, **more):
+        n_judged.append(len(batch))
+        return evaluate_one_step(model, batch, **more)
+
+    monkeypatch.setattr("layeredrl.training.monitor.evaluate_one_step", note)
+    monitor = Monitor(tmp_path)
+    monitor.fit(report, model, 200, make_batch(4500))
+    monitor.close()
+    assert n_judged == [1500]
+
+
+def test_open_loop_errors_stand_beside_what_was_predicted(tmp_path):
+    model = make_model(2)
+    segments = cut_episodes([make_episode(20)], 5)
+    quality = evaluate_open_loop(model, segments)
+    monitor = Monitor(tmp_path)
+    monitor.open_loop(quality, segments, 300)
+    monitor.close()
+    written = scalars(tmp_path)
+    expected = {
+        f"open_loop/{name}/state_{dim}": getattr(quality.ensemble, name)[:, dim].mean()
+        for name in ("rmse", "sharpness", "calibration_error")
+        for dim in range(2)
+    }
+    assert written == {tag: [(300, pytest.approx(float(value)))] for tag, value in expected.items()}
+    assert read(tmp_path).Tags()["images"] == ["open_loop"]
 
 
 def test_one_member_of_one_mode_has_nothing_to_be_compared_with(tmp_path):
@@ -148,7 +206,8 @@ def test_one_member_of_one_mode_has_nothing_to_be_compared_with(tmp_path):
     monitor.fit(report, model, 200, buffer[buffer.is_holdout])
     monitor.close()
     assert not [tag for tag in scalars(tmp_path) if tag.startswith("members/")]
-    assert read(tmp_path).Tags()["images"] == ["log_std"]
+    assert set(read(tmp_path).Tags()["images"]) == {"log_std", "calibration"}
+    assert not [tag for tag in scalars(tmp_path) if "epistemic" in tag]
 
 
 def test_a_member_that_broke_down_is_left_out_of_histograms(tmp_path):
@@ -160,6 +219,8 @@ def test_a_member_that_broke_down_is_left_out_of_histograms(tmp_path):
     monitor.fit(report, model, 200, buffer[buffer.is_holdout])
     monitor.close()
     n_held_out = int(buffer.is_holdout.sum())
+    assert "one_step/crps/state_0" in scalars(tmp_path)
+    assert "one_step/epistemic_correlation/state_0" not in scalars(tmp_path)
     assert read(tmp_path).Histograms("log_std/state_0")[0].histogram_value.num == n_held_out
 
 
@@ -255,6 +316,8 @@ def test_without_matplotlib_there_is_one_warning_and_no_picture(tmp_path, monkey
         monitor.forecast(result, 100)
         monitor.forecast(result, 200)
         monitor.episode(make_episode(), 200, horizon=3)
+        segments = cut_episodes([make_episode()], 3)
+        monitor.open_loop(evaluate_open_loop(make_model(), segments), segments, 200)
         monitor.close()
     assert [str(warning.message) for warning in caught] == [
         "matplotlib is not installed: TensorBoard will show no pictures"

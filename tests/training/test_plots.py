@@ -7,9 +7,23 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from layeredrl.metrics.calibration import COVERAGE_LEVELS
+from layeredrl.metrics.doubts import Doubts
+from layeredrl.metrics.one_step import evaluate_one_step
+from layeredrl.metrics.open_loop import evaluate_open_loop
+from layeredrl.metrics.segments import cut_segments
 from layeredrl.training.diagnosis import diagnose
 from layeredrl.training.evaluation import Forecast
-from layeredrl.training.plots import correlation_chart, draw_forecast, fan_chart, noise_chart
+from layeredrl.training.plots import (
+    calibration_chart,
+    correlation_chart,
+    doubts_chart,
+    draw_forecast,
+    fan_chart,
+    horizon_chart,
+    noise_chart,
+)
+from tests.metrics.linear_world import linear_model, live
 from tests.training.linear_system import make_batch, make_model
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -112,4 +126,59 @@ def test_charts_of_a_member_that_broke_down_are_drawn_all_the_same():
         log_std=torch.full_like(diagnosis.log_std, torch.nan),
     )
     for figure in (correlation_chart(broken, ""), noise_chart(broken, "")):
+        figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize("names", [["ours"], ["ours", "theirs"]])
+def test_a_calibration_chart_shows_coverage_and_histogram_as_means_over_the_dimensions_that_count(names):
+    quality = evaluate_one_step(linear_model(), live(50)).ensemble
+    figure = calibration_chart(dict.fromkeys(names, quality), torch.tensor([False, True]), "On 50 transitions")
+    curve, histogram = figure.axes
+    for name in names:
+        assert np.allclose(lines(curve)[name], [0.0, *quality.coverage[1], 1.0])
+    assert np.allclose(lines(curve)["perfect"], [0, 1])
+    assert list(lines(curve)) == ["perfect", *(["each dimension"] if len(names) == 1 else []), *names]
+    assert np.allclose(curve.lines[-1].get_xdata(), [0.0, *COVERAGE_LEVELS, 1.0])
+    density, edges, _ = histogram.patches[-1].get_data()
+    assert np.allclose(density, 10 * quality.pit_histogram[1])
+    assert (density * np.diff(edges)).sum() == pytest.approx(1.0)
+    figure.draw_without_rendering()
+
+
+def test_a_horizon_chart_shows_the_error_within_the_predicted_band():
+    quality = evaluate_open_loop(linear_model(), cut_segments(live(60), 5))
+    unit = torch.arange(1.0, 11).reshape(5, 2)
+    figure = horizon_chart({"ours": quality}, unit, "After 200 steps")
+    assert [axes.get_title() for axes in figure.axes] == ["state 0", "state 1"]
+    for dim, axes in enumerate(figure.axes):
+        drawn = lines(axes)
+        assert np.allclose(drawn["RMSE, ours"], quality.ensemble.rmse[:, dim])
+        assert np.allclose(drawn["of the mean change"], unit[:, dim])
+        tops = [band.get_paths()[0].vertices[:, 1].max() for band in axes.collections]
+        assert tops == pytest.approx(
+            [quality.ensemble.sharpness[:, dim].max(), quality.epistemic_std[:, dim].max()]
+        )
+    figure.draw_without_rendering()
+
+
+def test_a_doubts_chart_shows_errors_of_transitions_that_are_doubted_alike():
+    doubts = Doubts(torch.arange(1.0, 101), torch.arange(2.0, 102), torch.arange(101.0, 201).flip(0))
+    figure = doubts_chart(doubts, "100 transitions")
+    (axes,) = figure.axes
+    first = torch.arange(196.0, 201).square().mean().sqrt()
+    assert lines(axes)["RMSE of twentieths"][0] == pytest.approx(first.item())
+    assert len(lines(axes)["predicted std"]) == 20
+    assert axes.get_title(loc="right") == "rank correlation -1.00"
+    figure.draw_without_rendering()
+
+
+def test_charts_of_few_transitions_and_of_dimensions_that_never_change_are_drawn_all_the_same():
+    batch = live(3)
+    quality, segments = evaluate_one_step(linear_model(), batch), cut_segments(batch, 1)
+    none = torch.tensor([False, False])
+    for figure in (
+        doubts_chart(Doubts(*torch.zeros(3, 3))),
+        horizon_chart({"ours": evaluate_open_loop(linear_model(), segments)}, torch.ones(1, 2)),
+        calibration_chart({"ours": quality.ensemble}, none),
+    ):
         figure.draw_without_rendering()

@@ -14,13 +14,23 @@ from urllib.request import ProxyHandler, Request, build_opener
 import pytest
 import torch
 
+from layeredrl.metrics.open_loop import evaluate_open_loop
 from layeredrl.training.collector import Episode
+from layeredrl.training.evaluation import cut_episodes, forecast
 from layeredrl.training.hyperparameters import flatten
 from layeredrl.training.monitor import METRICS, Monitor
 from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig
 from tests.training.linear_system import make_batch, make_buffer, make_model
 
 PATIENCE = 60.0
+PICTURES = (
+    "calibration",
+    "error_against_disagreement",
+    "error_correlation",
+    "forecast",
+    "log_std",
+    "open_loop",
+)
 Get = Callable[..., Any]
 
 
@@ -65,7 +75,7 @@ def tensorboard(log_dir: Path, output: Path) -> Iterator[Get]:
 
 
 def write(log_dir: Path) -> None:
-    """A fit, a planned episode and an evaluation."""
+    """A fit, a planned episode, what was foretold of it, and an evaluation."""
     monitor = Monitor(log_dir, settings={"planner": "icem", "trainer": {"batch_size": 64}})
     model, buffer = make_model(2, n_modes=2), make_buffer(60)
     report = EnsembleTrainer(model, TrainerConfig(max_epochs=2)).fit(buffer)
@@ -75,6 +85,9 @@ def write(log_dir: Path) -> None:
     episode = Episode(0, batch.state, batch.action[:-1], torch.ones(6), terminated=True, info=info)
     monitor.episode(episode, 100, horizon=2)
     monitor.evaluation([episode], 100)
+    monitor.forecast(forecast(model, episode, horizon=4), 100)
+    segments = cut_episodes([episode], 3)
+    monitor.open_loop(evaluate_open_loop(model, segments), segments, 100)
     monitor.close()
 
 
@@ -92,21 +105,28 @@ def test_a_server_shows_scalars_pictures_histograms_and_hyperparameters(tmp_path
             "sliceSize": 10,
         }
         groups = get("hparams/session_groups", question)["sessionGroups"]
-        (found,) = get("images/images?tag=error_correlation&run=run")
-        picture = get(f"images/individualImage?{found['query']}")
+        shown = []
+        for tag in PICTURES:
+            (found,) = get(f"images/images?tag={tag}&run=run")
+            shown.append(get(f"images/individualImage?{found['query']}"))
     assert tags.keys() >= {
         *METRICS,
         "elite/member_1",
         "members/weight_entropy",
         "members/disagreement/state_0",
+        "one_step/crps/state_0",
+        "one_step/sharpness/state_1",
+        "one_step/calibration_error/state_0",
+        "one_step/epistemic_correlation/state_1",
+        "open_loop/rmse/state_0",
         "log_std_at_lower_bound/state_1",
         "planner/effective_sample_size",
         "planner/elite_return/iteration_0",
         "plan/value",
         "plan/realised_return",
     }
-    assert pictures["run"].keys() == {"error_correlation", "log_std"}
-    assert picture.startswith(b"\x89PNG")
+    assert pictures["run"].keys() == set(PICTURES)
+    assert all(picture.startswith(b"\x89PNG") for picture in shown)
     assert histograms["run"].keys() == {"log_std/state_0", "log_std/state_1", "plan/exploitation_gaps"}
     assert {info["name"]["tag"] for info in experiment["metricInfos"]} == set(METRICS)
     (group,) = groups
