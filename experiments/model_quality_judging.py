@@ -1,43 +1,27 @@
 """A model against transitions that it hasn't learned from: the figures that a report is made of."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from einops import reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from layeredrl.data.episodes import episode_numbers
+from layeredrl.metrics.accuracy import spread
 from layeredrl.metrics.calibration import COVERAGE_LEVELS
-from layeredrl.metrics.marginals import from_prediction
+from layeredrl.metrics.doubts import Doubts, get_doubts
 from layeredrl.metrics.one_step import evaluate_one_step
 from layeredrl.metrics.open_loop import evaluate_open_loop
 from layeredrl.metrics.quality import ModelQuality
 from layeredrl.metrics.ranks import auroc
 from layeredrl.metrics.segments import Segments, cut_segments
 from layeredrl.models.model import Model
-from layeredrl.models.normalization import CONSTANT_RATIO, CONSTANT_STD
 from layeredrl.types import Batch
 
 # Place of the level whose coverage tables show.
 LEVEL = COVERAGE_LEVELS.index(0.9)
 # Transitions that a model is asked about at a time.
 MAX_ROWS = 4096
-
-
-class Doubts(NamedTuple):
-    """How sure a model is of each transition, and how wrong: root mean squares over coordinates, in `Exam.unit`.
-
-    Attributes:
-        epistemic_std: of the members' means.
-        std: of the ensemble.
-        error: of its mean.
-    """
-
-    epistemic_std: Float[Tensor, " N"]
-    std: Float[Tensor, " N"]
-    error: Float[Tensor, " N"]
 
 
 @dataclass(frozen=True)
@@ -102,8 +86,8 @@ class Exam:
         return Judgement(
             one_step=evaluate_one_step(model, self.test),
             open_loop=evaluate_open_loop(model, self.segments, n_particles=n_particles, generator=generator),
-            unit=_spread(self.test.next_state - self.test.state)[0],
-            open_loop_unit=torch.stack([_spread(path[:, t] - path[:, 0])[0] for t in range(1, path.shape[1])]),
+            unit=spread(self.test.next_state - self.test.state)[0],
+            open_loop_unit=torch.stack([spread(path[:, t] - path[:, 0])[0] for t in range(1, path.shape[1])]),
             test=self._doubts(model, self.test),
             shifted=None if self.shifted is None else self._doubts(model, self.shifted),
             seconds=seconds,
@@ -115,30 +99,17 @@ class Exam:
         return Doubts(*map(torch.cat, zip(*parts, strict=True)))
 
     def _doubts_of_few(self, model: Model, batch: Batch) -> Doubts:
-        forecast = from_prediction(model.predict(batch.state, None, batch.action))
-        epistemic_var = forecast.moments()[0].var(dim=-2, correction=0)
-        mean, var = forecast.pooled().moments()
-        squares = epistemic_var, var, (mean - batch.next_state).square()
-        return Doubts(*(self._mean(square / self.unit.square()).sqrt() for square in squares))
-
-    def _mean(self, value: Float[Tensor, "N S"]) -> Float[Tensor, " N"]:
-        return reduce(value[:, self.varies], "n s -> n", "mean")
+        prediction = model.predict(batch.state, None, batch.action)
+        return get_doubts(prediction, batch.next_state, self.unit, self.varies)
 
 
 def make_exam(train: Batch, test: Batch, shifted: Batch | None, horizon: int) -> Exam:
     """Judge by `test`, over the horizon or, if all of its episodes are shorter, over the longest of them."""
     longest = int(episode_numbers(test).bincount().max())
     segments = cut_segments(test, min(horizon, longest))
-    unit, varies = _spread(train.next_state - train.state)
+    unit, varies = spread(train.next_state - train.state)
     for t in range(1, segments.horizon + 1):
-        varies = varies & _spread(segments.state[:, t] - segments.state[:, 0])[1]
+        varies = varies & spread(segments.state[:, t] - segments.state[:, 0])[1]
     if not bool(varies.any()):
         raise SystemExit("--data: got states of which no coordinate changes, so there is nothing to foretell")
     return Exam(test, segments, shifted, unit, varies)
-
-
-def _spread(change: Float[Tensor, "N S"]) -> tuple[Float[Tensor, " S"], Bool[Tensor, " S"]]:
-    """Standard deviation of each coordinate, 1 if it is constant up to rounding, and which aren't."""
-    std = change.std(dim=0, correction=0)
-    varies = std > torch.clamp(CONSTANT_RATIO * change.mean(dim=0).abs(), min=CONSTANT_STD)
-    return torch.where(varies, std, 1.0), varies

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from experiments.model_quality_judging import LEVEL, Exam, Judgement
-from experiments.model_quality_plots import calibration_figure, doubts_figure, fan_figure, open_loop_figure
+from experiments.model_quality_plots import doubts_figure, fan_figure
 from experiments.report import versions
 from layeredrl.models.model import Model
+from layeredrl.training.plots import calibration_chart, horizon_chart
 
 # Steps ahead that tables show, where the windows are that long.
 HORIZONS = (1, 10, 20, 30)
@@ -55,8 +56,8 @@ def write_report(
         "Coordinates of the state": f"{coordinates_table(judgement, exam.varies)}\n\n{COORDINATES_NOTE}",
     }
     pictures = {
-        "calibration": calibration_figure(judgements, exam.varies),
-        "open_loop": open_loop_figure(judgements),
+        "calibration": calibration_chart({n: j.one_step.ensemble for n, j in judgements.items()}, exam.varies),
+        "open_loop": horizon_chart({n: j.open_loop for n, j in judgements.items()}, judgement.open_loop_unit),
         "fans": fan_figure(model, exam.segments, judgement, exam.varies, generator),
     }
     if judgement.n_members > 1:

@@ -2,15 +2,13 @@
 
 from typing import NamedTuple
 
-import torch
 from einops import reduce
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from layeredrl.metrics.marginals import from_prediction
 from layeredrl.metrics.ranks import spearman
-from layeredrl.models.model import Model
-from layeredrl.types import Batch
+from layeredrl.types import Prediction
 
 
 class Doubts(NamedTuple):
@@ -32,32 +30,22 @@ class Doubts(NamedTuple):
         return float(spearman(self.epistemic_std, self.error))
 
 
-@torch.no_grad()
 def get_doubts(
-    model: Model,
-    batch: Batch,
+    prediction: Prediction,
+    next_state: Float[Tensor, "N S"],
     unit: Float[Tensor, " S"],
     dims: Bool[Tensor, " S"],
-    *,
-    members: Int[Tensor, " members"] | None = None,
-    max_rows: int = 4096,
 ) -> Doubts:
-    """Ask a model about transitions `(B,)` that it hasn't learned from.
+    """Compare what members disagree on with what they are wrong about.
 
     Args:
-        model: with more than one member; a single one has no epistemic standard deviation but 0.
-        batch: transitions, at least one.
+        prediction: of all members that count, of transitions that they haven't learned from.
+        next_state: where these led.
         unit: of each dimension, such as the standard deviation of how it changes.
         dims: that count, such as those that change.
-        members: indices of the members that make up the ensemble, such as `model.elites`; None means all.
-        max_rows: transitions that the model is asked about at a time; fewer take less memory.
     """
-    parts = []
-    for first in range(0, len(batch), max_rows):
-        rows = batch[first : first + max_rows]
-        forecast = from_prediction(model.predict(rows.state, rows.context, rows.action), members)
-        epistemic_var = forecast.moments()[0].var(dim=-2, correction=0)
-        mean, var = forecast.pooled().moments()
-        squares = epistemic_var, var, (mean - rows.next_state).square()
-        parts.append([reduce((x / unit.square())[:, dims], "n s -> n", "mean").sqrt() for x in squares])
-    return Doubts(*map(torch.cat, zip(*parts, strict=True)))
+    forecast = from_prediction(prediction)
+    epistemic_var = forecast.moments()[0].var(dim=-2, correction=0)
+    mean, var = forecast.pooled().moments()
+    squares = epistemic_var, var, (mean - next_state).square()
+    return Doubts(*(reduce((x / unit.square())[:, dims], "n s -> n", "mean").sqrt() for x in squares))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from layeredrl.models.members import log_weights
@@ -62,17 +62,9 @@ class Marginals:
         )
 
 
-def from_prediction(prediction: Prediction, members: Int[Tensor, " members"] | None = None) -> Marginals:
-    """What each member foretells of the next state: leading dims `(…, E)`, its M modes as components.
-
-    Args:
-        prediction: of all members.
-        members: indices of those to listen to; None means all.
-    """
-    mean, weights, std, _ = prediction
-    if members is not None:
-        mean, weights, std = mean[..., members, :, :], weights[..., members, :], std[..., members, :, :]
-    return Marginals(mean, std, weights)
+def from_prediction(prediction: Prediction) -> Marginals:
+    """What each member foretells of the next state: leading dims `(…, E)`, its M modes as components."""
+    return Marginals(prediction.mean, prediction.std, prediction.weights)
 
 
 def from_rollout(rollout: Rollout) -> Marginals:

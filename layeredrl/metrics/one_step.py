@@ -49,7 +49,13 @@ def evaluate_one_step(
 
 
 def _judge(model: Model, batch: Batch, members: Int[Tensor, " members"] | None) -> JudgedRows:
-    forecast = from_prediction(model.predict(batch.state, batch.context, batch.action), members)
+    prediction = model.predict(batch.state, batch.context, batch.action)
+    if members is not None:
+        mean, weights, std, _ = prediction
+        prediction = prediction._replace(
+            mean=mean[..., members, :, :], weights=weights[..., members, :], std=std[..., members, :, :]
+        )
+    forecast = from_prediction(prediction)
     member_mean, member_var = forecast.moments()
     return judge(
         forecast,

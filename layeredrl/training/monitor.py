@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -142,7 +143,7 @@ class Monitor:
         if self._draws:
             from layeredrl.training.plots import horizon_chart
 
-            title = f"Open loop on {quality.n_rows} windows, after {step} steps"
+            title = f"Open loop on {quality.n_rows} new windows after {step} steps"
             self._writer.add_figure("open_loop", horizon_chart({"ensemble": quality}, unit, title), step)
 
     def forecast(self, forecast: Forecast, step: int) -> None:
@@ -197,6 +198,7 @@ class Monitor:
                 self._writer.add_figure("error_correlation", figure, step)
             self._writer.add_figure("log_std", noise_chart(diagnosis, f"Predicted noise after {step} steps"), step)
 
+    @torch.no_grad()
     def _one_step(
         self, model: ProbabilisticEnsemble, holdout: Batch, members: Int[Tensor, " members"], step: int
     ) -> None:
@@ -219,7 +221,8 @@ class Monitor:
             chart = calibration_chart({"ensemble": quality.ensemble}, varies, f"One step ahead on {on}")
             self._writer.add_figure("calibration", chart, step)
             if len(members) > 1:
-                doubts = get_doubts(model, judged, unit, varies, members=members)
+                prediction = model.predict(judged.state, judged.context, judged.action, members=members)
+                doubts = get_doubts(prediction, judged.next_state, unit, varies)
                 self._writer.add_figure("error_against_disagreement", doubts_chart(doubts, on), step)
 
     def _members(self, name: str, values: Float[Tensor, " E"], step: int) -> None:

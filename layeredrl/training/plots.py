@@ -18,8 +18,8 @@ from layeredrl.training.evaluation import Forecast
 FORETOLD, HAPPENED = "tab:blue", "black"
 # Space to either side of what happened, as a multiple of its range.
 ROOM = 2.0
-# Bins of equally many transitions that doubts are averaged in.
-DOUBT_BINS = 20
+# Bins that doubts are averaged in, at most, and transitions in each, at least.
+MAX_BINS, MIN_PER_BIN = 20, 10
 
 
 def draw_forecast(axes: Axes, forecast: Forecast, dim: int) -> None:
@@ -135,18 +135,20 @@ def horizon_chart(forecasts: Mapping[str, ModelQuality], unit: Float[Tensor, "H 
     n_steps, n_dims = unit.shape
     n_columns = min(4, n_dims)
     n_rows = math.ceil(n_dims / n_columns)
-    figure = Figure(figsize=(max(3.2 * n_columns, 7), 1.5 + 2.2 * n_rows), layout="constrained")
+    figure = Figure(figsize=(max(3.2 * n_columns, 8), 1.5 + 2.2 * n_rows), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(n_rows, n_columns, sharex=True, squeeze=False).flatten()
     times = range(1, n_steps + 1)
     for dim, axes in enumerate(panels[:n_dims]):
-        bands = {"predicted std": (first.ensemble.sharpness, 0.2), "epistemic std": (first.epistemic_std, 0.3)}
+        bands = {"predicted std": (first.ensemble.sharpness, 0.2), "epistemic std": (first.epistemic_std, 0.5)}
         for name, (std, alpha) in bands.items():
-            axes.fill_between(times, std[:, dim].cpu(), color=FORETOLD, alpha=alpha, lw=0, label=name)
+            axes.fill_between(times, std[:, dim].cpu(), color="tab:gray", alpha=alpha, lw=0, label=name)
         for name, quality in forecasts.items():
             axes.plot(times, quality.ensemble.rmse[:, dim].cpu(), label=f"RMSE, {name}")
-        axes.plot(times, unit[:, dim], color=HAPPENED, lw=1, ls=":", label="of the mean change")
+        axes.plot(times, unit[:, dim], color=HAPPENED, lw=1, ls=":", label="std of the change itself")
         axes.set(title=f"state {dim}", ylim=(0, 1.3 * float(unit[:, dim].max())))
+    for axes in panels[:n_dims:n_columns]:
+        axes.set_ylabel("in units of the state")
     for axes in panels[n_dims:]:
         axes.remove()
     for axes in panels[max(0, n_dims - n_columns) : n_dims]:
@@ -161,21 +163,23 @@ def doubts_chart(doubts: Doubts, title: str = "") -> Figure:
     figure = Figure(figsize=(6, 4.6), layout="constrained")
     axes = figure.subplots()
     draw_doubts(axes, doubts)
-    axes.set_title(title)
+    axes.set_title(f"{title}\nrank correlation {doubts.rank_correlation:.2f}", fontsize="medium")
     return figure
 
 
 def draw_doubts(axes: Axes, doubts: Doubts) -> None:
-    """Error against epistemic standard deviation, and root mean squares of transitions that are doubted alike."""
+    """Error against epistemic standard deviation, and root mean squares in bins of as many transitions each."""
     doubts = Doubts(*(value.cpu() for value in doubts))
-    bins = doubts.epistemic_std.argsort().tensor_split(DOUBT_BINS)
-    epistemic_std, std, error = (
-        [float(value[rows].square().mean().sqrt()) for rows in bins if len(rows)] for value in doubts
+    n_rows = len(doubts.error)
+    bins = doubts.epistemic_std.argsort().tensor_split(min(MAX_BINS, math.ceil(n_rows / MIN_PER_BIN)))
+    epistemic_std, std, error = ([float(value[rows].square().mean().sqrt()) for rows in bins] for value in doubts)
+    size = 2 if n_rows > 1000 else 8
+    axes.scatter(doubts.epistemic_std, doubts.error, s=size, color="silver", rasterized=True, label="a transition")
+    axes.plot(
+        epistemic_std, error, "o-", ms=4, color=FORETOLD, label=f"RMSE of {math.ceil(n_rows / len(bins))} alike"
     )
-    axes.scatter(doubts.epistemic_std, doubts.error, s=2, color="lightgray", rasterized=True, label="a transition")
-    axes.plot(epistemic_std, error, "o-", ms=4, color=FORETOLD, label="RMSE of twentieths")
     axes.plot(epistemic_std, std, "--", color="tab:orange", label="predicted std")
     axes.plot(epistemic_std, epistemic_std, ":", color=HAPPENED, lw=1, label="epistemic std")
-    axes.set(xscale="log", yscale="log", xlabel="epistemic std", ylabel="error")
-    axes.set_title(f"rank correlation {doubts.rank_correlation:.2f}", fontsize="medium", loc="right")
+    axes.set(xscale="log", yscale="log")
+    axes.set(xlabel="epistemic std, in units of a step's change", ylabel="error, in units of a step's change")
     axes.legend()

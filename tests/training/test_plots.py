@@ -153,7 +153,7 @@ def test_a_horizon_chart_shows_the_error_within_the_predicted_band():
     for dim, axes in enumerate(figure.axes):
         drawn = lines(axes)
         assert np.allclose(drawn["RMSE, ours"], quality.ensemble.rmse[:, dim])
-        assert np.allclose(drawn["of the mean change"], unit[:, dim])
+        assert np.allclose(drawn["std of the change itself"], unit[:, dim])
         tops = [band.get_paths()[0].vertices[:, 1].max() for band in axes.collections]
         assert tops == pytest.approx(
             [quality.ensemble.sharpness[:, dim].max(), quality.epistemic_std[:, dim].max()]
@@ -162,13 +162,14 @@ def test_a_horizon_chart_shows_the_error_within_the_predicted_band():
 
 
 def test_a_doubts_chart_shows_errors_of_transitions_that_are_doubted_alike():
-    doubts = Doubts(torch.arange(1.0, 101), torch.arange(2.0, 102), torch.arange(101.0, 201).flip(0))
-    figure = doubts_chart(doubts, "100 transitions")
+    doubts = Doubts(torch.arange(1.0, 301), torch.arange(2.0, 302), torch.arange(301.0, 601).flip(0))
+    figure = doubts_chart(doubts, "300 transitions")
     (axes,) = figure.axes
-    first = torch.arange(196.0, 201).square().mean().sqrt()
-    assert lines(axes)["RMSE of twentieths"][0] == pytest.approx(first.item())
-    assert len(lines(axes)["predicted std"]) == 20
-    assert axes.get_title(loc="right") == "rank correlation -1.00"
+    error, std = lines(axes)["RMSE of 15 alike"], lines(axes)["predicted std"]
+    assert len(error) == len(std) == 20
+    assert error[0] == pytest.approx(torch.arange(586.0, 601).square().mean().sqrt().item())
+    assert std[-1] == pytest.approx(torch.arange(287.0, 302).square().mean().sqrt().item())
+    assert axes.get_title() == "300 transitions\nrank correlation -1.00"
     figure.draw_without_rendering()
 
 
