@@ -45,7 +45,7 @@ HORIZON, HORIZON_WITH_VALUE = 25, 15
 # Steps that the pictures in TensorBoard look ahead.
 FORECAST_HORIZON = 50
 # Steps between the starts of the windows that open-loop errors are measured on, and particles behind each.
-FORECAST_STRIDE, FORECAST_PARTICLES = 10, 8
+FORECAST_STRIDE, FORECAST_PARTICLES = 25, 8
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from einops import reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -30,6 +31,7 @@ class Doubts(NamedTuple):
         return float(spearman(self.epistemic_std, self.error))
 
 
+@torch.no_grad()
 def get_doubts(
     prediction: Prediction,
     next_state: Float[Tensor, "N S"],

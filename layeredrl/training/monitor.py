@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -29,6 +29,9 @@ from layeredrl.training.plan_outcomes import plan_outcomes
 from layeredrl.training.trainer import TrainReport
 from layeredrl.training.value_trainer import ValueReport
 from layeredrl.types import Batch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Scalars that the HParams tab shows of each run.
 METRICS = (
@@ -144,7 +147,7 @@ class Monitor:
             from layeredrl.training.plots import horizon_chart
 
             title = f"Open loop on {quality.n_rows} new windows after {step} steps"
-            self._writer.add_figure("open_loop", horizon_chart({"ensemble": quality}, unit, title), step)
+            self._figure("open_loop", horizon_chart({"ensemble": quality}, unit, title), step)
 
     def forecast(self, forecast: Forecast, step: int) -> None:
         """Spread of an open-loop forecast and, as pictures, its fan charts."""
@@ -153,7 +156,7 @@ class Monitor:
         if self._draws:
             from layeredrl.training.plots import fan_chart
 
-            self._writer.add_figure("forecast", fan_chart(forecast, f"Open loop after {step} steps"), step)
+            self._figure("forecast", fan_chart(forecast, f"Open loop after {step} steps"), step)
 
     def evaluation(self, episodes: Sequence[Episode], step: int) -> None:
         """Mean and smallest return of the episodes of an evaluation."""
@@ -195,8 +198,8 @@ class Monitor:
 
             if n_members > 1:
                 figure = correlation_chart(diagnosis, f"Correlation of errors after {step} steps")
-                self._writer.add_figure("error_correlation", figure, step)
-            self._writer.add_figure("log_std", noise_chart(diagnosis, f"Predicted noise after {step} steps"), step)
+                self._figure("error_correlation", figure, step)
+            self._figure("log_std", noise_chart(diagnosis, f"Predicted noise after {step} steps"), step)
 
     @torch.no_grad()
     def _one_step(
@@ -219,11 +222,11 @@ class Monitor:
 
             on = f"{quality.n_rows} held-out transitions after {step} steps"
             chart = calibration_chart({"ensemble": quality.ensemble}, varies, f"One step ahead on {on}")
-            self._writer.add_figure("calibration", chart, step)
+            self._figure("calibration", chart, step)
             if len(members) > 1:
                 prediction = model.predict(judged.state, judged.context, judged.action, members=members)
                 doubts = get_doubts(prediction, judged.next_state, unit, varies)
-                self._writer.add_figure("error_against_disagreement", doubts_chart(doubts, on), step)
+                self._figure("error_against_disagreement", doubts_chart(doubts, on), step)
 
     def _members(self, name: str, values: Float[Tensor, " E"], step: int) -> None:
         for member, value in enumerate(values.tolist()):
@@ -235,6 +238,10 @@ class Monitor:
 
     def _scalar(self, name: str, value: float | int, step: int) -> None:
         self._writer.add_scalar(name, value, step)
+
+    def _figure(self, name: str, figure: "Figure", step: int) -> None:
+        """All under one heading, as TensorBoard opens no more than two."""
+        self._writer.add_figure(f"model/{name}", figure, step)
 
     def _histogram(self, name: str, values: Float[Tensor, "*shape"], step: int) -> None:
         """Of the finite ones: members can break down."""

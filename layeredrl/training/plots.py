@@ -115,7 +115,7 @@ def calibration_chart(
         curve.plot(levels, [0.0, *coverage.mean(dim=0), 1.0], label=name)
         histogram.stairs(n_bins * shares.mean(dim=0), edges, lw=1.5)
     curve.set(title="Coverage of central intervals", xlabel="level", ylabel="share within", aspect="equal")
-    curve.legend()
+    curve.legend(loc="lower right")
     histogram.set(title="PIT histogram", xlabel="CDF of the forecast at what happened", ylabel="density")
     histogram.set_ylim(bottom=0)
     return figure
@@ -180,6 +180,7 @@ def draw_doubts(axes: Axes, doubts: Doubts) -> None:
     )
     axes.plot(epistemic_std, std, "--", color="tab:orange", label="predicted std")
     axes.plot(epistemic_std, epistemic_std, ":", color=HAPPENED, lw=1, label="epistemic std")
-    axes.set(xscale="log", yscale="log")
+    if bool((doubts.epistemic_std > 0).any() & (doubts.error > 0).any()):
+        axes.set(xscale="log", yscale="log")
     axes.set(xlabel="epistemic std, in units of a step's change", ylabel="error, in units of a step's change")
-    axes.legend()
+    axes.legend(loc="upper left")  # to look for the best place takes longer than to draw

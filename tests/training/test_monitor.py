@@ -136,12 +136,8 @@ def test_with_held_out_data_a_fit_writes_a_diagnosis(tmp_path):
     for tag, value in expected.items():
         assert written[tag] == [(200, pytest.approx(float(value)))], tag
     events = read(tmp_path)
-    assert set(events.Tags()["images"]) == {
-        "error_correlation",
-        "log_std",
-        "calibration",
-        "error_against_disagreement",
-    }
+    shown = {"error_correlation", "log_std", "calibration", "error_against_disagreement"}
+    assert set(events.Tags()["images"]) == {f"model/{name}" for name in shown}
     assert set(events.Tags()["histograms"]) == {"log_std/state_0", "log_std/state_1"}
     histogram = events.Histograms("log_std/state_1")[0].histogram_value
     log_std = diagnosis.log_std[..., 1]
@@ -196,7 +192,7 @@ def test_open_loop_errors_stand_beside_what_was_predicted(tmp_path):
         for dim in range(2)
     }
     assert written == {tag: [(300, pytest.approx(float(value)))] for tag, value in expected.items()}
-    assert read(tmp_path).Tags()["images"] == ["open_loop"]
+    assert read(tmp_path).Tags()["images"] == ["model/open_loop"]
 
 
 def test_one_member_of_one_mode_has_nothing_to_be_compared_with(tmp_path):
@@ -206,7 +202,7 @@ def test_one_member_of_one_mode_has_nothing_to_be_compared_with(tmp_path):
     monitor.fit(report, model, 200, buffer[buffer.is_holdout])
     monitor.close()
     assert not [tag for tag in scalars(tmp_path) if tag.startswith("members/")]
-    assert set(read(tmp_path).Tags()["images"]) == {"log_std", "calibration"}
+    assert set(read(tmp_path).Tags()["images"]) == {"model/log_std", "model/calibration"}
     assert not [tag for tag in scalars(tmp_path) if "epistemic" in tag]
 
 
@@ -297,8 +293,8 @@ def test_a_forecast_writes_spread_and_a_picture(tmp_path):
             steps_and_values = list(zip((100, 200), values, strict=True))
             assert written[f"{kind}_std/state_{dim}"] == [(step, pytest.approx(x)) for step, x in steps_and_values]
     events = read(tmp_path)
-    assert events.Tags()["images"] == ["forecast"]
-    pictures = events.Images("forecast")
+    assert events.Tags()["images"] == ["model/forecast"]
+    pictures = events.Images("model/forecast")
     assert [picture.step for picture in pictures] == [100, 200]
     assert pictures[0].encoded_image_string.startswith(b"\x89PNG")
     assert pictures[0].width > 300

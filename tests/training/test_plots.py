@@ -148,6 +148,7 @@ def test_a_calibration_chart_shows_coverage_and_histogram_as_means_over_the_dime
 def test_a_horizon_chart_shows_the_error_within_the_predicted_band():
     quality = evaluate_open_loop(linear_model(), cut_segments(live(60), 5))
     unit = torch.arange(1.0, 11).reshape(5, 2)
+    bands = quality.ensemble.sharpness, quality.epistemic_std
     figure = horizon_chart({"ours": quality}, unit, "After 200 steps")
     assert [axes.get_title() for axes in figure.axes] == ["state 0", "state 1"]
     for dim, axes in enumerate(figure.axes):
@@ -155,9 +156,7 @@ def test_a_horizon_chart_shows_the_error_within_the_predicted_band():
         assert np.allclose(drawn["RMSE, ours"], quality.ensemble.rmse[:, dim])
         assert np.allclose(drawn["std of the change itself"], unit[:, dim])
         tops = [band.get_paths()[0].vertices[:, 1].max() for band in axes.collections]
-        assert tops == pytest.approx(
-            [quality.ensemble.sharpness[:, dim].max(), quality.epistemic_std[:, dim].max()]
-        )
+        assert tops == pytest.approx([float(std[:, dim].max()) for std in bands])
     figure.draw_without_rendering()
 
 

@@ -24,12 +24,12 @@ from tests.training.linear_system import make_batch, make_buffer, make_model
 
 PATIENCE = 60.0
 PICTURES = (
-    "calibration",
-    "error_against_disagreement",
-    "error_correlation",
-    "forecast",
-    "log_std",
-    "open_loop",
+    "model/calibration",
+    "model/error_against_disagreement",
+    "model/error_correlation",
+    "model/forecast",
+    "model/log_std",
+    "model/open_loop",
 )
 Get = Callable[..., Any]
 
