@@ -295,10 +295,10 @@ class MemberMixture(Model):
         step = self._step_function(contexts, members, loss_mode)
         members_say = step(rows, action.reshape(1, -1, action.shape[-1]))
         mean, std, weights = (
-            x.transpose(0, 1).unflatten(0, leading)
+            x.transpose(0, 1).reshape(*leading, len(x), *x.shape[2:])
             for x in (members_say.next_mean, members_say.next_std, members_say.weights)
         )
-        term_prob = members_say.term_prob.mean(dim=0).unflatten(0, leading)
+        term_prob = members_say.term_prob.mean(dim=0).reshape(leading)
         return Prediction(mean, weights, std, term_prob), members_say.shape
 
     def _roll(

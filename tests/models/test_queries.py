@@ -62,6 +62,16 @@ def test_any_leading_dims_give_the_same_answers():
     assert model.get_log_prob(state, context, action, state)[0].shape == (2, 3, 4)
 
 
+def test_a_single_row_needs_no_leading_dims():
+    model = make_ensemble(n_models=3, n_modes=2, context_space=CONTEXT)
+    state, context, action = query(model)
+    batch = model.predict(*(x.unsqueeze(0) for x in (state, context, action)))
+    for got, expected in zip(model.predict(state, context, action), batch, strict=True):
+        torch.testing.assert_close(got, expected.squeeze(0))
+    assert model.sample(state, context, action).shape == state.shape
+    assert model.get_log_prob(state, context, action, state)[0].shape == ()
+
+
 @pytest.mark.parametrize(("n_models", "n_modes"), SIZES)
 def test_samples_have_the_moments_of_the_mixture(n_models, n_modes):
     model = make_ensemble(n_models=n_models, n_modes=n_modes)
