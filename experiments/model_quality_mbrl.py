@@ -176,9 +176,8 @@ def _as_ours(
         normalize_targets=False,
         hidden_states=hidden_states,
     )
-    statistics = ensemble.members.inputs
-    statistics.mean.copy_(model.input_normalizer.mean[0])
-    statistics.var.copy_(model.input_normalizer.std[0].square())
+    statistics = model.input_normalizer
+    ensemble.members.inputs.set(statistics.mean[0].float(), statistics.std[0].square().float())
     return ensemble
 
 

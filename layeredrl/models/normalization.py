@@ -15,6 +15,7 @@ class RunningMoments(nn.Module):
     The first batches are averaged; once `1 / momentum` of them were seen, older ones fade exponentially.
 
     Attributes:
+        mean, var: set them by `update` or `set`, as the scale goes with them.
         scale: standard deviation; 1 for dimensions that don't vary.
     """
 
@@ -47,10 +48,16 @@ class RunningMoments(nn.Module):
         first = self.n_batches == 1
         # Moments of the mixture of the old data and the batch, with shares (1 − share, share).
         old_var = torch.where(first, batch_var, self.var)
-        self.var.copy_((1 - share) * (old_var + share * shift.square() * ~first) + share * batch_var)
-        self.mean += share * shift
-        std = self.var.sqrt()
-        varies = std > torch.clamp(CONSTANT_RATIO * self.mean.abs(), min=CONSTANT_STD)
+        var = (1 - share) * (old_var + share * shift.square() * ~first) + share * batch_var
+        self.set(self.mean + share * shift, var)
+
+    @torch.no_grad()
+    def set(self, mean: Float[Tensor, " S"], var: Float[Tensor, " S"]) -> None:
+        """Take the given moments, and the scale that follows."""
+        std = var.sqrt()
+        varies = std > torch.clamp(CONSTANT_RATIO * mean.abs(), min=CONSTANT_STD)
+        self.mean.copy_(mean)
+        self.var.copy_(var)
         self.scale.copy_(torch.where(varies, std, 1.0))
 
     def reset(self) -> None:
