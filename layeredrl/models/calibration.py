@@ -60,6 +60,13 @@ class Calibration(nn.Module):
         """Let g(z) be z: what was fitted counts no longer."""
         self.is_fitted = torch.zeros_like(self.is_fitted)
 
+    @property
+    def kind(self) -> CalibrationMethod | None:
+        """What was fitted, if anything."""
+        if not bool(self.is_fitted):
+            return None
+        return "temperature" if bool(self.is_gaussian) else "isotonic"
+
     def fit(self, held_out: HeldOut, method: CalibrationMethod) -> None:
         """Replace g by what makes the mixture of the components calibrated in each dimension by itself.
 
@@ -80,10 +87,11 @@ class Calibration(nn.Module):
 
     def correct(self, step: StepFunction) -> StepFunction:
         """The step function whose noise is calibrated; the same one until `fit`."""
-        if not bool(self.is_fitted):
+        kind = self.kind
+        if kind is None:
             return step
         shift, scale = self.shift, self.scale
-        shape = None if bool(self.is_gaussian) else NoiseShape(self.shape)
+        shape = None if kind == "temperature" else NoiseShape(self.shape)
 
         def corrected(state: Tensor, action: Tensor) -> MemberPrediction:
             raw = step(state, action)

@@ -34,15 +34,17 @@ class MemberMixture(Model):
     @abstractmethod
     def _step_function(
         self,
-        context: Num[Tensor, "R C"] | None,
+        context: Num[Tensor, "B C"] | None,
         members: Int[Tensor, " members"] | None,
         loss_mode: bool,
         max_rows: int | None = None,
     ) -> StepFunction:
-        """What makes a step of each member from R rows of states and actions.
+        """What makes a step of each member from P · B rows of states and actions.
+
+        All that has to be known of what lies on the device is read here, and nothing by the steps.
 
         Args:
-            context: of each row.
+            context: of the first B rows, and again of every B rows that follow.
             members: to use; None means all.
             loss_mode: leave the symmetry-breaking start out.
             max_rows: that each network reads at a time; None means all.
@@ -317,9 +319,8 @@ class MemberMixture(Model):
         trust: Trust | None,
         generator: torch.Generator | None,
     ) -> Iterator[ModelStep]:
-        contexts = None if context is None else repeat(context, "b c -> (p b) c", p=n_particles)
         return propagate(
-            self._step_function(contexts, members, loss_mode, max_rows),
+            self._step_function(context, members, loss_mode, max_rows),
             action_function,
             initial_state,
             horizon=horizon,

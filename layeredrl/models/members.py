@@ -3,9 +3,11 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+from einops import repeat
 from gymnasium.spaces import Space
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
@@ -84,32 +86,39 @@ class Members(nn.Module):
 
     def step_function(
         self,
-        context: Num[Tensor, "R C"] | None,
+        context: Num[Tensor, "B C"] | None,
         members: Int[Tensor, " members"] | None,
         max_rows: int | None = None,
     ) -> StepFunction:
-        """What makes a step of each member from rows of states and actions; contexts are prepared once, here.
+        """What makes a step of each member from P · B rows of states and actions.
+
+        The first step prepares, for all of them, what doesn't change: inside a CUDA graph where steps are captured.
 
         Args:
-            context: of each row.
+            context: of the first B rows, and again of every B rows that follow.
             members: to use; None means all.
             max_rows: that each network reads at a time; None means all.
         """
         selection = self.nets.select(members)
         n_members = self.nets.n_members if members is None else len(members)
-        units, scale = self._units(), self.targets.scale
-        context_rows = self._context_features(context)
-        if context_rows is not None:
-            context_rows = context_rows.expand(n_members, -1, -1)
+        get_units, scale = cache(self._units), self.targets.scale
+
+        @cache
+        def get_context_rows(n_rows: int) -> Tensor | None:
+            rows = self._context_features(context)
+            if rows is None:
+                return None
+            return repeat(rows, "b c -> (p b) c", p=n_rows // max(1, len(rows))).expand(n_members, -1, -1)
 
         def ask(state: Tensor, *others: Tensor | None) -> Any:
             if self._compiled_ask is None or selection.takes_turns(state):
-                return _ask(selection, units, (state, *others))
-            return self._compiled_ask(selection.all_at_once, units, (state, *others))
+                return _ask(selection, get_units(), (state, *others))
+            return self._compiled_ask(selection.all_at_once, get_units(), (state, *others))
 
         def step(state: StateRows, action: ActionRows) -> MemberPrediction:
             action_rows = features(self.action_space, action).expand(len(state), -1, -1)
-            (mean, std), weights, term_prob = _in_chunks(ask, (state, context_rows, action_rows), max_rows)
+            rows = (state, get_context_rows(state.shape[1]), action_rows)
+            (mean, std), weights, term_prob = _in_chunks(ask, rows, max_rows)
             origin = state if self.predict_delta else torch.zeros_like(scale)
             return MemberPrediction(mean, std, weights, term_prob, origin, scale)
 

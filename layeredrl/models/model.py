@@ -66,6 +66,13 @@ class Model(ABC, nn.Module):
         """Indices of the members to rely on; all, unless the model knows better."""
         return torch.arange(self.n_models, device=self.device)
 
+    def capture_state(self) -> tuple[object, ...] | None:
+        """What decides how a rollout is computed besides its arguments: tensors, and numbers read from these.
+
+        None: rollouts mustn't be captured as a CUDA graph, see `layeredrl.nets.captured`.
+        """
+        return None
+
     @abstractmethod
     def get_parameters(self) -> Iterator[Tensor]:
         """What an optimizer is to train."""

@@ -12,8 +12,13 @@ from torch import Tensor
 # away.
 MAX_STANDARD_SCORE = 1e15
 
+
+def _make_knots(device: torch.device | str) -> Float[Tensor, " K"]:
+    return torch.linspace(-2.1, 2.1, 15, dtype=torch.float64, device=device)
+
+
 # Where the functions bend, in standard normal numbers: 96 % of these lie between the outermost two.
-KNOTS = torch.linspace(-2.1, 2.1, 15, dtype=torch.float64)
+KNOTS = _make_knots("cpu")
 
 
 class NoiseShape(NamedTuple):
@@ -74,4 +79,5 @@ def piecewise_linear(
 
 
 def _knots_like(values: Float[Tensor, "S K"]) -> Float[Tensor, "S K"]:
-    return KNOTS.to(values).expand_as(values)
+    # Made where they are needed: to copy them there would wait for a GPU.
+    return _make_knots(values.device).to(values.dtype).expand_as(values)

@@ -22,6 +22,7 @@ from layeredrl.models.propagation import (
     variance_of_means,
 )
 from layeredrl.models.symmetry_breaking import RandomDynamics, blend
+from layeredrl.nets.captured import state_of
 from layeredrl.nets.precision import MatmulPrecision
 from layeredrl.spaces import feature_size, features
 from layeredrl.types import Batch
@@ -57,6 +58,8 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
         compile: let `torch.compile` make one graph of what the networks do in a step. Takes seconds at the first
             query, and again at the first one of another number of rows; pays where networks are small or on GPUs.
             Many rows on a CPU are faster without and go without. Where no compiler works, one warning says so.
+            On a GPU, what a `ModelObjective` asks of it is captured as one CUDA graph as well; see there what that
+            demands of rewards.
         matmul_precision: in which networks multiply where no gradient is asked for, and rows are many if on a CPU.
             `bfloat16` takes half the time where the processor has units for it, and costs three digits: means are
             off by about 0.4 % of what varies. `tf32` is for GPUs, whose products then keep 10 bits of each factor
@@ -100,6 +103,7 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
         _check_settings(n_modes, target_bn_momentum, sb_start_duration, beta_nll)
         self.state_space, self.context_space, self.action_space = state_space, context_space, action_space
         self.n_modes = n_modes
+        self.compiled = compile
         self.weighted_loss = weighted_loss
         self.partition_batch = partition_batch
         self.beta_nll = beta_nll
@@ -135,6 +139,10 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
 
     def get_member_tensors(self) -> dict[str, Tensor]:
         return dict(self.members.nets.state_dict())
+
+    def capture_state(self) -> tuple[object, ...] | None:
+        """As in `Model`; None without `compile=True`."""
+        return (*state_of(self), self.calibration.kind, self._random_share()) if self.compiled else None
 
     # Training -----------------------------------------------------------------------------------------------
 
@@ -268,17 +276,15 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
 
     def _step_function(
         self,
-        context: Num[Tensor, "R C"] | None,
+        context: Num[Tensor, "B C"] | None,
         members: Int[Tensor, " members"] | None,
         loss_mode: bool,
         max_rows: int | None = None,
     ) -> StepFunction:
         """What makes a step of each member: learned, or faded into the symmetry-breaking start."""
         learned = self.calibration.correct(self.members.step_function(context, members, max_rows))
-        if self.random_dynamics is None or loss_mode:
-            return learned
-        random_dynamics, share = self.random_dynamics, self.random_dynamics.share(int(self.n_total_env_steps))
-        if share == 0.0:
+        random_dynamics, share = self.random_dynamics, self._random_share()
+        if random_dynamics is None or share == 0.0 or loss_mode:
             return learned
 
         def blended(state: StateRows, action: ActionRows) -> MemberPrediction:
@@ -286,6 +292,10 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
             return blend(share, state + movement, learned(state, action))
 
         return blended
+
+    def _random_share(self) -> float:
+        """How far the symmetry-breaking start still answers."""
+        return 0.0 if self.random_dynamics is None else self.random_dynamics.share(int(self.n_total_env_steps))
 
 
 def _ask_everyone(step: StepFunction, rows: Batch, n_members: int) -> MemberPrediction:

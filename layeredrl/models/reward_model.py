@@ -14,8 +14,9 @@ from layeredrl.models.ensemble import Ensemble, check_transition_spaces
 from layeredrl.models.losses import MemberScores, for_everyone, masked_mean, share_out
 from layeredrl.models.mixture import gaussian_log_prob
 from layeredrl.models.normalization import RunningMoments
+from layeredrl.nets.captured import state_of
 from layeredrl.nets.gaussian_mlp import GaussianMLP
-from layeredrl.nets.stacked import Stacked
+from layeredrl.nets.stacked import Selection, Stacked
 from layeredrl.spaces import check_indices, check_layout, check_rows, feature_size, features
 from layeredrl.types import Batch, TransitionFunction
 
@@ -94,8 +95,9 @@ class RewardModel(Ensemble):
             TypeError, ValueError: an argument has the wrong type, shape or device, or a context or an action is not
                 finite, or an action lies outside its space.
         """
+        self.check_rows(context, action)
         inputs, judges = self._query(state, context, action, next_state), self.elites
-        return self._judge(judges, inputs.expand(len(judges), *inputs.shape)).mean(dim=0)
+        return self._judge(self.nets.select(judges), inputs.expand(len(judges), *inputs.shape)).mean(dim=0)
 
     def paired(self, members: Int[Tensor, " members"] | None = None) -> TransitionFunction:
         """A reward function whose first leading axis runs over members of the dynamics, each judged by one member.
@@ -119,21 +121,46 @@ class RewardModel(Ensemble):
             raise ValueError(f"members: got {members}, expected some indices of members of the dynamics")
 
         def paired_reward(
+            state: Tensor, context: Tensor | None, action: Tensor, next_state: Tensor
+        ) -> Float[Tensor, "members *rest"]:
+            self.check_rows(context, action)
+            return self.paired_once(rows)(state, context, action, next_state)
+
+        return paired_reward
+
+    def paired_once(self, members: Int[Tensor, " members"]) -> TransitionFunction:
+        """As `paired`, but for one rollout: it uses the elites and the weights of its first call.
+
+        It reads nothing back from the device. So nothing can be said of the values of contexts and actions, which
+        `check_rows` has to be asked about before.
+        """
+        elites = self.elites
+        judges = self.nets.select(elites[members % len(elites)])
+
+        def paired_reward(
             state: Float[Tensor, "*#batch S"],
             context: Num[Tensor, "*#batch C"] | None,
             action: Num[Tensor, "*#batch A"],
             next_state: Float[Tensor, "*#batch S"],
         ) -> Float[Tensor, "members *rest"]:
             inputs = self._query(state, context, action, next_state)
-            if inputs.ndim < 2 or len(inputs) not in (1, len(rows)):
+            if inputs.ndim < 2 or len(inputs) not in (1, len(members)):
                 raise ValueError(
                     f"state, context, action, next_state: got leading dims {tuple(inputs.shape[:-1])}, expected a "
-                    f"first one of {len(rows)}, over members of the dynamics. Name these by `members`"
+                    f"first one of {len(members)}, over members of the dynamics. Name these by `members`"
                 )
-            elites = self.elites
-            return self._judge(elites[rows % len(elites)], inputs.expand(len(rows), *inputs.shape[1:]))
+            return self._judge(judges, inputs.expand(len(members), *inputs.shape[1:]))
 
         return paired_reward
+
+    def check_rows(self, context: object, action: object) -> None:
+        """Check contexts and actions that rewards are to be asked of, as `forward` does."""
+        check_rows("context", context, self.context_space, device=self.device)
+        check_rows("action", action, self.action_space, device=self.device, contained=True)
+
+    def capture_state(self) -> tuple[object, ...]:
+        """As that of a `Model`, for rewards `paired_once`."""
+        return (*state_of(self), tuple(self.elites.tolist()))
 
     # Training -----------------------------------------------------------------------------------------------
 
@@ -186,10 +213,10 @@ class RewardModel(Ensemble):
     def _query(
         self, state: Tensor, context: Tensor | None, action: Tensor, next_state: Tensor
     ) -> Float[Tensor, "*batch F"]:
-        """Check the arguments of a query; what the networks read of them."""
+        """Check the layout of a query's arguments; what the networks read of them."""
         check_layout("state", state, self.state_space, device=self.device)
-        check_rows("context", context, self.context_space, device=self.device)
-        check_rows("action", action, self.action_space, device=self.device, contained=True)
+        check_layout("context", context, self.context_space, device=self.device)
+        check_layout("action", action, self.action_space, device=self.device)
         check_layout("next_state", next_state, self.state_space, device=self.device)
         return self.inputs.standardize(self._features(state, context, action, next_state))
 
@@ -203,13 +230,11 @@ class RewardModel(Ensemble):
             parts.append(features(self.context_space, context))
         return torch.cat([part.expand(*leading, part.shape[-1]) for part in parts], dim=-1)
 
-    def _judge(
-        self, judges: Int[Tensor, " members"], inputs: Float[Tensor, "members *rest F"]
-    ) -> Float[Tensor, "members *rest"]:
-        """What member `judges[i]` expects of the rows `inputs[i]`."""
+    def _judge(self, judges: Selection, inputs: Float[Tensor, "members *rest F"]) -> Float[Tensor, "members *rest"]:
+        """What the i-th of some members expects of the rows `inputs[i]`."""
         leading = inputs.shape[:-1]
-        rows = inputs.reshape(len(judges), math.prod(leading[1:]), inputs.shape[-1])
-        mean, _ = self.nets.select(judges).run(rows)
+        rows = inputs.reshape(leading[0], math.prod(leading[1:]), inputs.shape[-1])
+        mean, _ = judges.run(rows)
         return (mean * self.rewards.scale + self.rewards.mean).reshape(leading)
 
     def _explain(self, batch: Batch) -> tuple[Float[Tensor, "E B"], Float[Tensor, "E B"]]:

@@ -68,16 +68,19 @@ class Stacked(nn.Module):
         """What runs the members at `indices` (None: all), in that order, on inputs with as many leading rows.
 
         Unlike `forward`, it never changes a buffer, not even in training mode. Select anew when tensors have
-        changed: what makes many calls fast is prepared once.
+        changed: what makes many calls fast is prepared once, by the first of them.
         """
         chosen = tuple(range(self.n_members) if indices is None else indices.tolist())
+        return Selection(partial(self._all_at_once, indices, chosen), self.matmul_precision)
+
+    def _all_at_once(self, indices: Tensor | None, chosen: Sequence[int]) -> "AllAtOnce":
         if indices is None and self._way is _run_exchanged:  # which have no buffers
-            return Selection(AllAtOnce(self._way, self.members, {}, chosen), self.matmul_precision)
+            return AllAtOnce(self._way, self.members, {}, chosen)
         tensors: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self.members.named_buffers()}
         tensors |= self.members.named_parameters()
         if indices is not None:
             tensors = {name: tensor[indices] for name, tensor in tensors.items()}
-        return Selection(AllAtOnce(self._way, self.members, tensors, chosen), self.matmul_precision)
+        return AllAtOnce(self._way, self.members, tensors, chosen)
 
 
 class AllAtOnce(NamedTuple):
@@ -96,9 +99,14 @@ class AllAtOnce(NamedTuple):
 class Selection:
     """Runs some members of a stack all at once, or by turns where that is faster."""
 
-    def __init__(self, all_at_once: AllAtOnce, precision: MatmulPrecision):
-        self.all_at_once, self.precision = all_at_once, precision
-        self._in_turns = cache(partial(take_turns, all_at_once.module, all_at_once.chosen, precision))
+    def __init__(self, gather: Callable[[], AllAtOnce], precision: MatmulPrecision):
+        self._gather, self.precision = cache(gather), precision
+        self._in_turns = cache(partial(_selected_in_turns, self._gather, precision))
+
+    @property
+    def all_at_once(self) -> AllAtOnce:
+        """Gathered by the first call, inside the CUDA graph of a captured one, which so never finds old tensors."""
+        return self._gather()
 
     def run(self, *inputs: Tensor | None) -> Any:
         """Run the e-th of the members on `inputs[…][e]`; the outputs have a leading axis E as well."""
@@ -112,6 +120,11 @@ class Selection:
 
     def takes_turns(self, x: Float[Tensor, "E *batch n"]) -> bool:
         return self.all_at_once.way is _run_exchanged and turns_pay(x)
+
+
+def _selected_in_turns(gather: Callable[[], AllAtOnce], precision: MatmulPrecision, n_rows: int) -> nn.Module:
+    all_at_once = gather()
+    return take_turns(all_at_once.module, all_at_once.chosen, precision, n_rows)
 
 
 def _choose_way(members: Sequence[nn.Module], example: Inputs) -> tuple[nn.Module, Way]:

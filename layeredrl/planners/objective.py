@@ -1,7 +1,8 @@
 """What a plan is worth according to a learned model. The only file that knows both planners and models."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from layeredrl.models.model import Model
 from layeredrl.models.propagation import check_propagation
 from layeredrl.models.reward_model import RewardModel
+from layeredrl.nets.captured import Captured, can_be_captured, state_of
 from layeredrl.planners import risk as risks
 from layeredrl.planners.candidates import Objective
 from layeredrl.planners.checks import check_choice, check_count
@@ -28,6 +30,13 @@ class ModelObjective:
     """Discounted return of a plan in a model's rollout, over all its particles.
 
     Returns are summed up while the particles move, so that memory doesn't grow with the horizon.
+
+    On a GPU, the valuing of plans without gradients in a model made with `compile=True` is captured as one CUDA
+    graph, which is replayed for plans of the same shapes. Functions that are given here are then called for the
+    capture alone: what they read besides their arguments has to be tensors, which may be changed in place. What is
+    an attribute of theirs, or enclosed by them, may be exchanged too, but nothing that they find deeper inside or
+    by a global name. With one that waits for the GPU, as `.item()` does, plans are valued without a graph, after a
+    warning.
 
     Args:
         model: what foretells the states.
@@ -73,6 +82,7 @@ class ModelObjective:
         self.reward, self.termination, self.terminal_value = reward, termination, terminal_value
         self.discount, self.propagation, self.use_elites = discount, propagation, use_elites
         self.ending, self.risk, self.terms, self.max_rows = ending, risk, tuple(terms), max_rows
+        self._captured = Captured()
 
     def __call__(
         self,
@@ -83,37 +93,58 @@ class ModelObjective:
     ) -> Objective:
         """The objective of plans that start in the given states."""
         members = self._members()
+        prepare = partial(self._prepare, members, generator)
 
         def objective(plans: Num[Tensor, "V N H A"]) -> Float[Tensor, "V N"]:
             n_plans = plans.shape[1]
+            states = repeat(state, "v s -> (v n) s", n=n_plans)
             contexts = None if context is None else repeat(context, "v c -> (v n) c", n=n_plans)
-            actions = rearrange(plans, "v n h a -> (v n) h a")
-            steps = self.model.unroll(
-                repeat(state, "v s -> (v n) s", n=n_plans),
-                contexts,
-                actions,
-                propagation=self.propagation,
-                members=members,
-                max_rows=self.max_rows,
-                generator=generator,
-            )
-            returns = self.returns(steps, contexts, actions, members)
-            # A measure of risk may leave out what is broken; such a plan isn't trusted all the same.
-            broken = ~returns.isfinite().all(dim=1).all(dim=0)
-            values = torch.where(broken, torch.nan, self.risk(returns))
+            inputs = (states, contexts, rearrange(plans, "v n h a -> (v n) h a"))
+            decided_by = self._capture_state(members)
+            if decided_by is None:
+                values = prepare(*inputs)()
+            else:
+                values = self._captured(prepare, inputs, decided_by=decided_by, generator=generator)
             return rearrange(values, "(v n) -> v n", n=n_plans)
 
         return objective
 
-    def returns(
+    def _prepare(
+        self,
+        members: Int[Tensor, " members"] | None,
+        generator: torch.Generator | None,
+        state: Float[Tensor, "B S"],
+        context: Num[Tensor, "B C"] | None,
+        actions: Num[Tensor, "B H A"],
+    ) -> Callable[[], Float[Tensor, " B"]]:
+        """Check plans; what values them then, and may be captured."""
+        steps = self.model.unroll(
+            state,
+            context,
+            actions,
+            propagation=self.propagation,
+            members=members,
+            max_rows=self.max_rows,
+            generator=generator,
+        )
+        reward = self._reward_function(members, context, actions)
+
+        def value() -> Float[Tensor, " B"]:
+            returns = self._returns(steps, context, actions, reward)
+            # A measure of risk may leave out what is broken; such a plan isn't trusted all the same.
+            broken = ~returns.isfinite().all(dim=1).all(dim=0)
+            return torch.where(broken, torch.nan, self.risk(returns))
+
+        return value
+
+    def _returns(
         self,
         steps: Iterable[ModelStep],
         context: Num[Tensor, "B C"] | None,
         actions: Num[Tensor, "B H A"],
-        members: Int[Tensor, " members"] | None = None,
+        reward_function: TransitionFunction,
     ) -> Particles:
         """Discounted sum of each particle's rewards, each weighted by the probability to be alive."""
-        reward_function = self._reward_function(members)
         total, alive = torch.zeros((), device=actions.device), torch.ones((), device=actions.device)
         discount = 1.0
         for action, step in zip(actions.unbind(dim=1), steps, strict=True):
@@ -158,11 +189,29 @@ class ModelObjective:
         values = [_per_state(self.terminal_value(*part), part[0]) for part in parts]
         return torch.cat(values).reshape(state.shape[:-1])
 
-    def _reward_function(self, members: Int[Tensor, " members"] | None) -> TransitionFunction:
+    def _reward_function(
+        self,
+        members: Int[Tensor, " members"] | None,
+        context: Num[Tensor, "B C"] | None,
+        actions: Num[Tensor, "B H A"],
+    ) -> TransitionFunction:
         if not isinstance(self.reward, RewardModel):
             return self.reward
+        self.reward.check_rows(context, actions)
         everyone = torch.arange(self.model.n_models, device=self.model.device)
-        return self.reward.paired(everyone if members is None else members)
+        return self.reward.paired_once(everyone if members is None else members)
+
+    def _capture_state(self, members: Int[Tensor, " members"] | None) -> tuple[object, ...] | None:
+        """What decides the kernels that value plans, besides these; None, if they mustn't be captured."""
+        model = self.model.capture_state() if can_be_captured(self.model.device) else None
+        if model is None:
+            return None
+        reward = (
+            self.reward.capture_state() if isinstance(self.reward, RewardModel) else tuple(state_of(self.reward))
+        )
+        others = (self.termination, self.terminal_value, self.risk, *self.terms)
+        chosen = None if members is None else tuple(members.tolist())
+        return (*vars(self).values(), chosen, *model, *reward, *(x for other in others for x in state_of(other)))
 
     def _members(self) -> Int[Tensor, " members"] | None:
         elites = self.model.elites
