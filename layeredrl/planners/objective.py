@@ -33,10 +33,10 @@ class ModelObjective:
 
     On a GPU, the valuing of plans without gradients in a model made with `compile=True` is captured as one CUDA
     graph, which is replayed for plans of the same shapes. Functions that are given here are then called for the
-    capture alone: what they read besides their arguments has to be tensors, which may be changed in place. What is
-    an attribute of theirs, or enclosed by them, may be exchanged too, but nothing that they find deeper inside or
-    by a global name. With one that waits for the GPU, as `.item()` does, plans are valued without a graph, after a
-    warning.
+    capture alone: what they read besides their arguments has to be tensors on the GPU, which may be changed in
+    place. What is an attribute of theirs, or enclosed by them, may be exchanged too, but nothing that they find
+    deeper inside or by a global name. With a function that waits for the GPU, as `.item()` does, plans are valued
+    without a graph, after a warning.
 
     Args:
         model: what foretells the states.

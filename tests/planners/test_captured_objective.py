@@ -21,6 +21,8 @@ from tests.fake_cuda_graphs import fake_cuda_graphs
 from tests.models.ensembles import ACTION, CONTEXT, NESTED, STATE, draw, make_batch
 from tests.planners.small_task import H, N, V, make_model, may_fall, reward
 
+# What compiling for a GPU may say.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:TensorFloat32 tensor cores")
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
