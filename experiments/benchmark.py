@@ -31,8 +31,8 @@ class Args:
     """Measure speed, against other libraries where they are installed."""
 
     only: tuple[str, ...] = ()
-    """Names of measurements; none: all. They are rollout, predict, train, fit, plan, pendulum, envs, scaling,
-    policy and import."""
+    """Names of measurements, with commas or blanks between; none: all. They are rollout, predict, train, fit, plan,
+    pendulum, envs, scaling, policy and import."""
     threads: int | None = None
     """CPU threads; none: torch's own choice."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -104,7 +104,8 @@ def main(args: Args, sizes: Sizes = SIZES) -> None:
 
 def _check(args: Args) -> tuple[str, ...]:
     """Refuse, before anything is measured, what can't be done. Returns the names of the measurements."""
-    unknown = set(args.only) - MEASUREMENTS.keys()
+    only = tuple(name for names in args.only for name in names.split(","))
+    unknown = set(only) - MEASUREMENTS.keys()
     if unknown:
         raise SystemExit(f"--only: got {', '.join(sorted(unknown))}, expected some of {', '.join(MEASUREMENTS)}")
     for name, number in (("--threads", args.threads), ("--repeats", args.repeats)):
@@ -116,7 +117,7 @@ def _check(args: Args) -> tuple[str, ...]:
         raise SystemExit(f"--json: got {args.json}, expected a file in a folder that exists")
     if args.pictures is not None and args.pictures.is_file():
         raise SystemExit(f"--pictures: got the file {args.pictures}, expected a folder")
-    names = args.only or tuple(MEASUREMENTS)
+    names = only or tuple(MEASUREMENTS)
     drawn = [name for name, measurement in MEASUREMENTS.items() if measurement.picture is not None]
     if args.pictures is not None and not set(drawn) & set(names):
         raise SystemExit(f"--pictures: got {args.pictures}, expected none unless {' or '.join(drawn)} is measured")

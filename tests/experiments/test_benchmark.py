@@ -81,7 +81,7 @@ def test_figures_and_pictures_are_written(tmp_path, capsys):
 
 def test_without_a_peer_the_rest_goes_on(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mbrl.env", None)  # as if it weren't installed
-    main(Args(only=("rollout", "train"), repeats=1), TINY)
+    main(Args(only=("rollout,train",), repeats=1), TINY)
     output = capsys.readouterr().out
     (line,) = [line for line in output.splitlines() if line.startswith("Not compared with")]
     assert line.startswith("Not compared with mbrl-lib: ")
