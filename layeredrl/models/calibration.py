@@ -2,22 +2,26 @@
 
 A member's law of a dimension is y = μ + σ g(z) instead of y = μ + σ z, with z standard normal and g strictly
 increasing (Kuleshov et al. 2018; for control, Malik et al. 2019). g is the same for all members and modes, and
-fitted such that the mixture of all of them is calibrated, which their disagreement widens.
+fitted such that the mixture of all of them is calibrated, which their disagreement widens. Besides, members may be
+drawn together, see `layeredrl.models.pooling`.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from layeredrl.models.held_out import HeldOut
 from layeredrl.models.noise_shape import KNOTS, NoiseShape, normal_log_prob, piecewise_linear, standardized
+from layeredrl.models.pooling import Consensus, draw_together, fit_pool
 from layeredrl.models.propagation import MemberPrediction, StepFunction
 
-CalibrationMethod = Literal["temperature", "isotonic"]
+CalibrationMethod = Literal["temperature", "isotonic", "pooled"]
 # Rows that each method needs at least.
-MIN_ROWS: dict[CalibrationMethod, int] = {"temperature": 1, "isotonic": len(KNOTS)}
+MIN_ROWS: dict[CalibrationMethod, int] = {"temperature": 1, "isotonic": len(KNOTS), "pooled": 1}
 
 EM_STEPS = 20
 MATCHING_ROUNDS = 3
@@ -27,16 +31,10 @@ PRIOR_ROWS_OF_TEMPERATURE = 1
 PRIOR_ROWS_OF_SHAPE = 50
 
 
-class HeldOut(NamedTuple):
-    """How far N next states lay from what each of K components of a mixture expected. In float64."""
-
-    score: Float[Tensor, "N K S"]  # in the components' standard deviations
-    log_std: Float[Tensor, "N K S"]
-    weight: Float[Tensor, "N K"]
-
-
 class Calibration(nn.Module):
     """g(z) = shift + scale · h(z) of each dimension, h standardised; until it is fitted, g(z) = z.
+
+    Members keep the share `spread` of their distance from the mean of all; all of it unless `is_pooled`.
 
     Args:
         n_dims: state size S.
@@ -45,16 +43,20 @@ class Calibration(nn.Module):
     shift: Tensor
     scale: Tensor
     shape: Tensor
+    spread: Tensor
     is_fitted: Tensor
     is_gaussian: Tensor
+    is_pooled: Tensor
 
     def __init__(self, n_dims: int):
         super().__init__()
         self.register_buffer("shift", torch.zeros(n_dims))
         self.register_buffer("scale", torch.ones(n_dims))
         self.register_buffer("shape", KNOTS.to(torch.get_default_dtype()).repeat(n_dims, 1))
+        self.register_buffer("spread", torch.ones(n_dims))
         self.register_buffer("is_fitted", torch.tensor(False))
         self.register_buffer("is_gaussian", torch.tensor(True))
+        self.register_buffer("is_pooled", torch.tensor(False))
 
     def reset(self) -> None:
         """Let g(z) be z: what was fitted counts no longer."""
@@ -65,50 +67,51 @@ class Calibration(nn.Module):
         """What was fitted, if anything."""
         if not bool(self.is_fitted):
             return None
+        if bool(self.is_pooled):
+            return "pooled"
         return "temperature" if bool(self.is_gaussian) else "isotonic"
 
     def fit(self, held_out: HeldOut, method: CalibrationMethod) -> None:
         """Replace g by what makes the mixture of the components calibrated in each dimension by itself.
 
-        `temperature` is the most probable g(z) = T z. `isotonic` matches quantiles: what was exceeded by a share of
-        the rows is then foretold to be exceeded by that share.
+        `temperature` is the most probable g(z) = T z; `pooled` the same together with the spread. `isotonic`
+        matches quantiles: what was exceeded by a share of the rows is then foretold to be exceeded by that share.
         """
-        temperature = fit_temperature(held_out)
-        if method == "temperature":
+        spread, temperature = fit_pool(held_out) if method == "pooled" else (None, fit_temperature(held_out))
+        if method == "isotonic":
+            shift, scale, shape = standardized(fit_quantiles(held_out, temperature))
+        else:
             shape = NoiseShape(KNOTS.repeat(len(temperature), 1))
             shift, scale = torch.zeros_like(temperature), temperature
-        else:
-            shift, scale, shape = standardized(fit_quantiles(held_out, temperature))
         # New tensors, so that steps under way keep what they began with.
         self.shift, self.scale = shift.to(self.shift), scale.to(self.scale)
         self.shape = shape.values.to(self.shape)
-        self.is_gaussian = torch.full_like(self.is_gaussian, method == "temperature")
+        self.spread = torch.ones_like(self.spread) if spread is None else spread.to(self.spread)
+        self.is_gaussian = torch.full_like(self.is_gaussian, method != "isotonic")
+        self.is_pooled = torch.full_like(self.is_pooled, method == "pooled")
         self.is_fitted = torch.ones_like(self.is_fitted)
 
-    def correct(self, step: StepFunction) -> StepFunction:
-        """The step function whose noise is calibrated; the same one until `fit`."""
+    def correct(self, step: StepFunction, make_consensus: Callable[[], Consensus]) -> StepFunction:
+        """The step function whose noise is calibrated; the same one until `fit`.
+
+        Args:
+            step: of members as they are.
+            make_consensus: finds what all elites expect in the mean, which is needed where members are pooled.
+        """
         kind = self.kind
         if kind is None:
             return step
-        shift, scale = self.shift, self.scale
-        shape = None if kind == "temperature" else NoiseShape(self.shape)
+        shift, scale, spread = self.shift, self.scale, self.spread
+        shape = NoiseShape(self.shape) if kind == "isotonic" else None
+        consensus = make_consensus() if kind == "pooled" else None
 
         def corrected(state: Tensor, action: Tensor) -> MemberPrediction:
             raw = step(state, action)
+            if consensus is not None:
+                raw = draw_together(raw, consensus(state, action), spread)
             return raw._replace(mean=torch.addcmul(raw.mean, raw.std, shift), std=raw.std * scale, shape=shape)
 
         return corrected
-
-
-def compare(prediction: MemberPrediction, next_state: Float[Tensor, "N S"]) -> HeldOut:
-    """How far next states lay from what each mode of each member expected."""
-    target = (next_state.double() - prediction.origin) / prediction.scale
-    score = (rearrange(target, "... n s -> ... n 1 s") - prediction.mean) / prediction.std
-    return HeldOut(
-        score=rearrange(score, "e n m s -> n (e m) s"),
-        log_std=rearrange(prediction.std.double().log(), "e n m s -> n (e m) s"),
-        weight=rearrange(prediction.weights.double() / len(prediction.weights), "e n m -> n (e m)"),
-    )
 
 
 def fit_temperature(held_out: HeldOut) -> Float[Tensor, " S"]:
@@ -117,7 +120,7 @@ def fit_temperature(held_out: HeldOut) -> Float[Tensor, " S"]:
     Alternately, each row is shared out among the components in proportion to how well they explain it, and T is
     the root mean square of the scores.
     """
-    score, log_std, weight = held_out
+    score, log_std, weight, _ = held_out
     square = score.square()
     log_height = rearrange(weight.log(), "n k -> n k 1") - log_std
     temperature = torch.ones_like(score[0, 0])

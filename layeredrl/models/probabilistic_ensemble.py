@@ -8,12 +8,14 @@ from gymnasium.spaces import Space
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from layeredrl.models.calibration import MIN_ROWS, Calibration, CalibrationMethod, compare
+from layeredrl.models.calibration import MIN_ROWS, Calibration, CalibrationMethod
 from layeredrl.models.ensemble import Ensemble, check_transition_spaces
 from layeredrl.models.epistemic_limit import EpistemicLimit
+from layeredrl.models.held_out import compare
 from layeredrl.models.losses import MemberScores, for_everyone, member_losses, member_scores, share_out
 from layeredrl.models.member_mixture import MemberMixture
 from layeredrl.models.members import Members, PartialNet
+from layeredrl.models.pooling import Consensus, make_consensus
 from layeredrl.models.propagation import (
     ActionRows,
     MemberPrediction,
@@ -191,7 +193,8 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
 
         Every query speaks of the corrected noise from then on, except where it is given a `std`. It is corrected
         for each dimension by itself, such that the mixture of the elites is calibrated, whose disagreement is part
-        of its spread: they stay as far apart as they are. Losses and scores speak of the networks as they are.
+        of its spread: they stay as far apart as they are, unless `pooled`. Losses and scores speak of the networks
+        as they are.
 
         Training ends it, as whatever moves the statistics does: a correction of other weights would mislead. While
         the symmetry-breaking start fades, the learned part counts with its corrected mean and spread, as a
@@ -202,7 +205,10 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
                 All that aren't masked out count alike.
             method: `temperature` multiplies the standard deviations, by one factor a dimension. `isotonic` changes
                 the shape too, so that tails may be heavy or skewed, and the mean with it, by a multiple of the
-                standard deviation. It wants some 500 transitions or more.
+                standard deviation. It wants some 500 transitions or more. `pooled` multiplies the standard
+                deviations and draws the elites together: what they have learned alone is the most of their noise
+                and of their disagreement where transitions are almost deterministic, so that their mixture is too
+                wide. Every query then asks all elites about each particle, which takes 1 + elites times as long.
 
         Raises:
             TypeError, ValueError: an unknown method, too few transitions for it, or some that don't fit the spaces
@@ -282,7 +288,8 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
         max_rows: int | None = None,
     ) -> StepFunction:
         """What makes a step of each member: learned, or faded into the symmetry-breaking start."""
-        learned = self.calibration.correct(self.members.step_function(context, members, max_rows))
+        step = self.members.step_function(context, members, max_rows)
+        learned = self.calibration.correct(step, lambda: self._consensus(context, max_rows))
         random_dynamics, share = self.random_dynamics, self._random_share()
         if random_dynamics is None or share == 0.0 or loss_mode:
             return learned
@@ -296,6 +303,11 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
     def _random_share(self) -> float:
         """How far the symmetry-breaking start still answers."""
         return 0.0 if self.random_dynamics is None else self.random_dynamics.share(int(self.n_total_env_steps))
+
+    def _consensus(self, context: Num[Tensor, "B C"] | None, max_rows: int | None) -> Consensus:
+        """What the elites expect in the mean where each of some members stands."""
+        elites = self.elites
+        return make_consensus(self.members.step_function(context, elites, max_rows), len(elites))
 
 
 def _ask_everyone(step: StepFunction, rows: Batch, n_members: int) -> MemberPrediction:

@@ -9,7 +9,7 @@ from layeredrl.types import Batch
 from tests.models.calibrating import disagreeing, exponential, laplace, transitions
 from tests.models.ensembles import ACTION, CONTEXT, Fixed, draw, make_batch, make_ensemble, query
 
-METHODS = ["temperature", "isotonic"]
+METHODS = ["temperature", "isotonic", "pooled"]
 LINE = Box(-torch.inf, torch.inf, (1,))
 
 
@@ -69,10 +69,11 @@ def test_predicted_moments_are_those_of_samples(method):
     torch.testing.assert_close(samples.var(), expected_var, rtol=0.04, atol=0.0)
 
 
+@pytest.mark.parametrize("method", ["isotonic", "pooled"])
 @pytest.mark.parametrize("propagation", ["ts_inf", "ts1"])
-def test_particles_follow_the_law_of_their_member(propagation):
+def test_particles_follow_the_law_of_their_member(propagation, method):
     torch.manual_seed(2)
-    model = along_a_line("isotonic")
+    model = along_a_line(method)
     start = torch.zeros(20_000, 1)
     rollout = model.rollout(start, None, torch.zeros(20_000, 1, 2), propagation=propagation)
     levels = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95])
@@ -91,9 +92,10 @@ def test_particles_follow_the_law_of_their_member(propagation):
     torch.testing.assert_close(moved.quantile(levels), samples.quantile(levels), rtol=0.0, atol=0.05)
 
 
-def test_moment_matching_and_means_speak_of_calibrated_moments():
+@pytest.mark.parametrize("method", ["isotonic", "pooled"])
+def test_moment_matching_and_means_speak_of_calibrated_moments(method):
     torch.manual_seed(3)
-    model = along_a_line("isotonic")
+    model = along_a_line(method)
     start, actions = torch.zeros(5000, 1), torch.zeros(5000, 1, 2)
     samples = model.sample(torch.zeros(40_000, 1), None, torch.zeros(40_000, 2))
     matched = model.rollout(start, None, actions, propagation="moment_matching").state[:, :, :, 1]
@@ -102,7 +104,7 @@ def test_moment_matching_and_means_speak_of_calibrated_moments():
     torch.testing.assert_close(expected, samples.mean(dim=0), rtol=0.0, atol=0.02)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["temperature", "isotonic"])
 def test_a_temperature_or_shape_scales_spread_and_leaves_weights_and_ends(method):
     torch.manual_seed(4)
     model = make_ensemble(n_models=3, n_modes=2)
@@ -203,8 +205,9 @@ def test_log_prob_stays_finite_in_the_tail(distance):
     assert next_state.grad.isfinite().all()
 
 
-def test_gradients_flow_to_actions_and_states():
-    model = fitted("isotonic")
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_flow_to_actions_and_states(method):
+    model = fitted(method)
     state, actions = draw(model.state_space, 4).requires_grad_(), draw(ACTION, 4, 3).requires_grad_()
     model.rollout(state, None, actions).state[..., -1, :].sum().backward()
     assert (state.grad != 0).any()
@@ -245,7 +248,7 @@ def test_elites_alone_and_rows_that_are_not_masked_out_count():
         (make_batch(0), "temperature", r"batch: got 0 transitions to fit to, expected at least 1 for"),
         (make_batch(14), "isotonic", r"batch: got 14 transitions to fit to, expected at least 15 for"),
         (make_batch(5, mask=torch.zeros(5, dtype=torch.bool)), "temperature", r"batch: got 0 transitions"),
-        (make_batch(20), "platt", r"method: got 'platt', expected one of temperature, isotonic"),
+        (make_batch(20), "platt", r"method: got 'platt', expected one of temperature, isotonic, pooled"),
         (make_batch(20).map(lambda x: x.unsqueeze(0)), "temperature", r"batch: got leading dims \(1, 20\)"),
         (make_batch(20).map(lambda x: x / 0 if x.ndim == 2 else x), "temperature", "Batch.state: row 0 is"),
         (make_batch(20, CONTEXT), "temperature", "Batch.context: got a Tensor, expected None"),

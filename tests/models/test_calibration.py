@@ -35,6 +35,9 @@ AGREEING, DISAGREEING = (0.0,), (-0.3, 0.1, 0.3)
         ("isotonic", laplace, 1.0),
         ("isotonic", laplace, 2.0),
         ("isotonic", exponential, 1.5),
+        ("pooled", normal, 0.4),
+        ("pooled", normal, 2.5),
+        ("pooled", laplace, 2.5),
     ],
 )
 def test_on_other_data_calibration_errors_halve_and_likelihoods_do_not_fall(method, noise, std, offsets):
@@ -47,7 +50,7 @@ def test_on_other_data_calibration_errors_halve_and_likelihoods_do_not_fall(meth
     assert nll(model, judged) < loss
 
 
-@pytest.mark.parametrize(("method", "cost"), [("temperature", 0.01), ("isotonic", 0.05)])
+@pytest.mark.parametrize(("method", "cost"), [("temperature", 0.01), ("isotonic", 0.05), ("pooled", 0.01)])
 def test_what_is_calibrated_stays_as_it_is_but_for_chance(method, cost):
     torch.manual_seed(1)
     model = disagreeing(1.0)
@@ -100,7 +103,7 @@ def test_isotonic_takes_off_what_predictions_are_off_by_throughout():
 
 
 def mixture(score, log_std, weight):
-    return HeldOut(*(torch.as_tensor(x, dtype=torch.float64) for x in (score, log_std, weight)))
+    return HeldOut(*(torch.as_tensor(x, dtype=torch.float64) for x in (score, log_std, weight, 0 * log_std)))
 
 
 def marginal_log_prob(held_out, values):
@@ -110,7 +113,7 @@ def marginal_log_prob(held_out, values):
         for a, b, low, high in zip(KNOTS, KNOTS[1:], values, values[1:], strict=False)
     ]
     total = 0.0
-    for scores, log_stds, weights in zip(*held_out, strict=True):
+    for scores, log_stds, weights in zip(*held_out[:3], strict=True):
         density = 0.0
         for x, log_std, weight in zip(scores[:, 0], log_stds[:, 0], weights, strict=True):
             piece = pieces[int((x > values[1:-1]).sum())]
@@ -150,7 +153,7 @@ def test_tails_are_the_likeliest():
             assert (NoiseShape(other).log_prob(score).mean(dim=0) < best).all()
 
 
-@pytest.mark.parametrize("method", ["temperature", "isotonic"])
+@pytest.mark.parametrize("method", ["temperature", "isotonic", "pooled"])
 def test_dimensions_that_never_change_keep_a_law(method):
     torch.manual_seed(4)
     noise = normal(200)

@@ -59,6 +59,13 @@ class TestRecalibratedEnsemble(ModelContract):
         return model
 
 
+class TestPooledEnsemble(ModelContract):
+    def make(self):
+        model = make_ensemble(n_models=2, n_modes=2, n_particles_per_model=2, create_optimizer=True)
+        model.recalibrate(make_batch(100), "pooled")
+        return model
+
+
 class TestModelWithNothingButWhatIsAbstract(ModelContract):
     def make(self):
         return RolloutOnly(
