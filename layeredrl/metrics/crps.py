@@ -18,8 +18,9 @@ def crps(marginals: Marginals, value: Float[Tensor, "*#batch S"]) -> Float[Tenso
 
     E|X − y| − ½ E|X − X′| (Gneiting & Raftery 2007, eq. 21), which for mixtures of Gaussians is
     Σ wᵢ A(y − μᵢ, σᵢ²) − ½ ΣΣ wᵢ wⱼ A(μᵢ − μⱼ, σᵢ² + σⱼ²), where A(m, v) is the mean of |N(m, v)| (Grimit et al.
-    2006). Time grows with K², memory does not.
+    2006). Time grows with K², memory does not. For noise of another shape it is off by a few percent.
     """
+    marginals = marginals.as_gaussians()
     *leading, n_components, n_dims = marginals.mean.shape
     value = value.expand(*leading, n_dims).reshape(-1, 1, n_dims)
     mean, std = (x.reshape(-1, n_components, n_dims) for x in (marginals.mean, marginals.std))

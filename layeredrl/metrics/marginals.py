@@ -1,32 +1,40 @@
-"""What is foretold of each dimension of a state: a mixture of Gaussians, the common currency of all metrics."""
+"""What is foretold of each dimension of a state: a mixture of Gaussians, the common currency of all metrics.
+
+Where a model is calibrated such that its noise isn't normal, it is of that shape in all components.
+"""
 
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
 from layeredrl.models.members import log_weights
-from layeredrl.models.mixture import gaussian_log_prob, mixture_log_prob, mixture_moments
+from layeredrl.models.mixture import log_prob_per_dim, mixture_log_prob, mixture_moments
+from layeredrl.models.noise_shape import NoiseShape
 from layeredrl.types import Prediction, Rollout
 
 # Forecasts are at most this large: their squares, summed over many particles, are finite float32 numbers.
 LARGEST = 1e15
+# Gaussians that stand for a component of another shape, and points that each of them is found from.
+N_PARTS, POINTS_PER_PART = 8, 256
 
 
 @dataclass(frozen=True)
 class Marginals:
-    """Mixtures of K diagonal Gaussians over states of S dimensions.
+    """Mixtures of K diagonal laws over states of S dimensions, Gaussians unless they have another shape.
 
     Attributes:
         mean, std: of each component; `std` is positive, and neither is larger than `LARGEST`.
         weights: of the components, which sum to 1.
+        shape: of their noise, which has mean 0 and variance 1; None means normal.
     """
 
     mean: Float[Tensor, "*batch K S"]
     std: Float[Tensor, "*batch K S"]
     weights: Float[Tensor, "*batch K"]
+    shape: NoiseShape | None = None
 
     def __post_init__(self) -> None:
         _refuse(~(self.mean.abs() <= LARGEST), "mean", self.mean, f"numbers within ±{LARGEST:g}")
@@ -40,18 +48,19 @@ class Marginals:
     def cdf(self, value: Float[Tensor, "*#batch S"]) -> Float[Tensor, "*batch S"]:
         """Probability of each dimension to be at most `value`."""
         score = (rearrange(value, "... s -> ... 1 s") - self.mean) / self.std
+        score = score if self.shape is None else self.shape.straighten(score)
         weights = rearrange(self.weights, "... k -> ... k 1")
         return (weights * torch.special.ndtr(score)).sum(dim=-2).clamp(0.0, 1.0)
 
     def log_prob(self, value: Float[Tensor, "*#batch S"]) -> Float[Tensor, "*batch S"]:
         """Log density of each dimension by itself, finite however far `value` lies from all components."""
-        per_component = gaussian_log_prob(rearrange(value, "... s -> ... 1 s"), self.mean, self.std)
+        per_component = log_prob_per_dim(rearrange(value, "... s -> ... 1 s"), self.mean, self.std, self.shape)
         weighted = rearrange(log_weights(self.weights), "... k -> ... k 1") + per_component
         return torch.logsumexp(weighted, dim=-2)
 
     def joint_log_prob(self, value: Float[Tensor, "*#batch S"]) -> Float[Tensor, "*batch"]:
         """Log density of the whole state, which the components tie together; finite likewise."""
-        return mixture_log_prob(value, self.mean, self.std, log_weights(self.weights))
+        return mixture_log_prob(value, self.mean, self.std, log_weights(self.weights), self.shape)
 
     def pooled(self) -> "Marginals":
         """The uniform mixture over the last leading dim: of members, the ensemble that they are."""
@@ -59,12 +68,27 @@ class Marginals:
             mean=rearrange(self.mean, "... e k s -> ... (e k) s"),
             std=rearrange(self.std, "... e k s -> ... (e k) s"),
             weights=rearrange(self.weights, "... e k -> ... (e k)") / self.weights.shape[-2],
+            shape=self.shape,
         )
 
+    def as_gaussians(self) -> "Marginals":
+        """The same for Gaussians. Each component of another shape is cut into even parts, of which each is one."""
+        if self.shape is None:
+            return self
+        part_mean, part_std = _parts(self.shape)
+        mean, std = (rearrange(x, "... k s -> ... k 1 s") for x in (self.mean, self.std))
+        mean, std = (rearrange(x, "... k j s -> ... (k j) s") for x in (mean + std * part_mean, std * part_std))
+        return Marginals(mean, std, repeat(self.weights / N_PARTS, "... k -> ... (k j)", j=N_PARTS))
 
-def from_prediction(prediction: Prediction) -> Marginals:
-    """What each member foretells of the next state: leading dims `(…, E)`, its M modes as components."""
-    return Marginals(prediction.mean, prediction.std, prediction.weights)
+
+def from_prediction(prediction: Prediction, shape: NoiseShape | None = None) -> Marginals:
+    """What each member foretells of the next state: leading dims `(…, E)`, its M modes as components.
+
+    Args:
+        prediction: of a model.
+        shape: its `noise_shape`.
+    """
+    return Marginals(prediction.mean, prediction.std, prediction.weights, shape)
 
 
 def from_rollout(rollout: Rollout) -> Marginals:
@@ -78,6 +102,15 @@ def from_rollout(rollout: Rollout) -> Marginals:
     mean = rearrange(rollout.step_mean, "b e p h s -> b h e p s")
     std = rearrange(rollout.step_var.sqrt(), "b e p h s -> b h e p s")
     return Marginals(mean, std, torch.full_like(mean[..., 0], 1 / mean.shape[-2]))
+
+
+def _parts(shape: NoiseShape) -> tuple[Float[Tensor, "J S"], Float[Tensor, "J S"]]:
+    """Mean and standard deviation of the noise between neighbouring ones of J + 1 even quantiles."""
+    n = N_PARTS * POINTS_PER_PART
+    normal = torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n).to(shape.values)
+    noise = shape.bend(repeat(normal, "n -> n s", s=len(shape.values)))
+    points = rearrange(noise, "(j p) s -> j p s", j=N_PARTS)
+    return points.mean(dim=1), points.std(dim=1, correction=0)
 
 
 def _refuse(is_wrong: Tensor, name: str, value: Tensor, expected: str) -> None:

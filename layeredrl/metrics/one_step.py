@@ -55,7 +55,7 @@ def _judge(model: Model, batch: Batch, members: Int[Tensor, " members"] | None) 
         prediction = prediction._replace(
             mean=mean[..., members, :, :], weights=weights[..., members, :], std=std[..., members, :, :]
         )
-    forecast = from_prediction(prediction)
+    forecast = from_prediction(prediction, model.noise_shape)
     member_mean, member_var = forecast.moments()
     return judge(
         forecast,

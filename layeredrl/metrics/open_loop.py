@@ -30,7 +30,8 @@ def evaluate_open_loop(
 
     Particles stay with their members (TS∞), so that each member is judged by itself. All windows take a step
     together, and are judged and forgotten before the next: memory grows with the number of windows, not with the
-    horizon. A forecast beyond ±10¹⁵, which has diverged, counts as if it were there: figures are huge, but finite.
+    horizon. Each step counts as Gaussian, whatever the shape of its noise. A forecast beyond ±10¹⁵, which has
+    diverged, counts as if it were there: figures are huge, but finite.
 
     Args:
         model: answers as it would answer anyone, so within a symmetry-breaking start it is that which is judged.

@@ -91,6 +91,11 @@ class Calibration(nn.Module):
         self.is_pooled = torch.full_like(self.is_pooled, method == "pooled")
         self.is_fitted = torch.ones_like(self.is_fitted)
 
+    @property
+    def noise_shape(self) -> NoiseShape | None:
+        """h; None means normal."""
+        return NoiseShape(self.shape) if bool(self.is_fitted & ~self.is_gaussian) else None
+
     def correct(self, step: StepFunction, make_consensus: Callable[[], Consensus]) -> StepFunction:
         """The step function whose noise is calibrated; the same one until `fit`.
 
@@ -101,8 +106,7 @@ class Calibration(nn.Module):
         kind = self.kind
         if kind is None:
             return step
-        shift, scale, spread = self.shift, self.scale, self.spread
-        shape = NoiseShape(self.shape) if kind == "isotonic" else None
+        shift, scale, spread, shape = self.shift, self.scale, self.spread, self.noise_shape
         consensus = make_consensus() if kind == "pooled" else None
 
         def corrected(state: Tensor, action: Tensor) -> MemberPrediction:

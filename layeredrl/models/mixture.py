@@ -32,12 +32,20 @@ def mixture_log_prob(
         shape: of the noise; None means normal.
     """
     value = rearrange(value, "... s -> ... 1 s")
-    if shape is None:
-        log_prob = gaussian_log_prob(value, mean, std)
-    else:
-        log_prob = shape.log_prob(_standard_score(value, mean, std)) - std.log()
-    weighted = log_weights + log_prob.sum(dim=-1)
+    weighted = log_weights + log_prob_per_dim(value, mean, std, shape).sum(dim=-1)
     return weighted.squeeze(-1) if weighted.shape[-1] == 1 else torch.logsumexp(weighted, dim=-1)
+
+
+def log_prob_per_dim(
+    value: Float[Tensor, "*#shape"],
+    mean: Float[Tensor, "*#shape"],
+    std: Float[Tensor, "*#shape"],
+    shape: NoiseShape | None,
+) -> Float[Tensor, "*shape"]:
+    """Log density of numbers under noise of this shape, None meaning normal; finite likewise."""
+    if shape is None:
+        return gaussian_log_prob(value, mean, std)
+    return shape.log_prob(_standard_score(value, mean, std)) - std.log()
 
 
 def gaussian_log_prob(

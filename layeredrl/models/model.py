@@ -11,6 +11,7 @@ from gymnasium.spaces import Space
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
+from layeredrl.models.noise_shape import NoiseShape
 from layeredrl.types import Batch, ModelStep, Prediction, Propagation, Rollout
 
 Info = dict[str, Tensor]
@@ -71,6 +72,11 @@ class Model(ABC, nn.Module):
 
         None: rollouts mustn't be captured as a CUDA graph, see `layeredrl.nets.captured`.
         """
+        return None
+
+    @property
+    def noise_shape(self) -> NoiseShape | None:
+        """Of the noise around what `predict` expects, whose mean and variance it leaves; None means normal."""
         return None
 
     @abstractmethod

@@ -35,6 +35,11 @@ class NoiseShape(NamedTuple):
         noise, _ = piecewise_linear(normal, _knots_like(self.values), self.values)
         return noise
 
+    def straighten(self, noise: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
+        """Noise of this shape to standard normal numbers."""
+        normal, _ = piecewise_linear(noise, self.values, _knots_like(self.values))
+        return normal
+
     def log_prob(self, noise: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
         """Log density of each number, finite however large it is: log φ(h⁻¹(x)) − log h′(h⁻¹(x))."""
         normal, slope = piecewise_linear(noise, self.values, _knots_like(self.values))

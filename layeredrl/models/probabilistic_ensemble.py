@@ -15,6 +15,7 @@ from layeredrl.models.held_out import compare
 from layeredrl.models.losses import MemberScores, for_everyone, member_losses, member_scores, share_out
 from layeredrl.models.member_mixture import MemberMixture
 from layeredrl.models.members import Members, PartialNet
+from layeredrl.models.noise_shape import NoiseShape
 from layeredrl.models.pooling import Consensus, make_consensus
 from layeredrl.models.propagation import (
     ActionRows,
@@ -228,6 +229,11 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
             raise ValueError("batch: got transitions of which the members' predictions aren't finite")
         self.calibration.fit(held_out, method)
         self.epistemic_limit.reset()
+
+    @property
+    def noise_shape(self) -> NoiseShape | None:
+        fades = self.random_dynamics is not None and self.random_dynamics.share(int(self.n_total_env_steps)) > 0
+        return None if fades else self.calibration.noise_shape
 
     def reset_calibration(self) -> None:
         """Let queries speak of the noise that the networks foretell."""

@@ -1,5 +1,7 @@
 """The CRPS in closed form against integration, and against uncertainty-toolbox for single Gaussians."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.distributions import Normal
@@ -8,7 +10,7 @@ from uncertainty_toolbox import crps_gaussian
 from layeredrl.metrics import crps as crps_module
 from layeredrl.metrics.crps import crps
 from layeredrl.metrics.marginals import Marginals
-from tests.metrics.test_marginals import make_marginals
+from tests.metrics.test_marginals import SKEWED, make_marginals
 
 
 def gaussian(mean, std):
@@ -24,6 +26,15 @@ def test_a_mixture_has_the_integral_of_the_squared_difference_of_distribution_fu
     happened = (grid[:, None] >= value[:, None]).double()
     integral = torch.trapezoid((cdf - happened).square(), grid, dim=1)
     torch.testing.assert_close(crps(marginals, value), integral, atol=2e-3, rtol=0)
+
+
+def test_noise_of_another_shape_scores_almost_as_by_integration():
+    torch.manual_seed(0)
+    marginals = replace(make_marginals(20), shape=SKEWED)
+    value = torch.randn(20, 2, dtype=torch.float64)
+    grid = torch.linspace(-20, 20, 20_001, dtype=torch.float64)[:, None, None].expand(-1, 20, 2)
+    integral = torch.trapezoid((marginals.cdf(grid) - (grid >= value).double()).square(), grid, dim=0)
+    torch.testing.assert_close(crps(marginals, value), integral, rtol=0.05, atol=5e-3)
 
 
 def test_single_gaussians_score_as_in_uncertainty_toolbox():

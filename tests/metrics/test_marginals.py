@@ -1,5 +1,7 @@
 """Mixtures of Gaussians against torch.distributions, and where they come from."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,10 +9,13 @@ from hypothesis import strategies as st
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from layeredrl.metrics.marginals import Marginals, from_prediction, from_rollout
+from layeredrl.models.noise_shape import KNOTS, standardized
 from layeredrl.types import Rollout
-from tests.models.ensembles import make_ensemble, query
+from tests.models.ensembles import make_batch, make_ensemble, query
 
 SIZES = st.integers(1, 3)
+# Of two dimensions: skewed, and with heavy tails.
+SKEWED = standardized(torch.stack([KNOTS.exp(), KNOTS.sinh()]))[2]
 
 
 def make_marginals(*leading, k=3, s=2, dtype=torch.float64):
@@ -77,6 +82,39 @@ def test_a_prediction_becomes_the_law_that_the_model_gives_a_density_of():
     ensemble = from_prediction(model.predict(*inputs)).pooled()
     assert ensemble.mean.shape == (6, 6, 3)
     torch.testing.assert_close(ensemble.joint_log_prob(next_state), model.get_log_prob(*inputs, next_state)[0])
+
+
+def test_so_does_one_whose_noise_is_calibrated_to_have_another_shape():
+    model = make_ensemble(n_models=3, n_modes=2)
+    model.recalibrate(make_batch(200), "isotonic")
+    inputs, next_state = query(model, 6), torch.randn(6, 3)
+    ensemble = from_prediction(model.predict(*inputs), model.noise_shape).pooled()
+    torch.testing.assert_close(ensemble.joint_log_prob(next_state), model.get_log_prob(*inputs, next_state)[0])
+    assert make_ensemble().noise_shape is None
+
+
+def test_noise_of_another_shape_has_the_distribution_that_its_density_integrates_to():
+    marginals = replace(make_marginals(1), shape=SKEWED)
+    x = torch.linspace(-15, 15, 30_001, dtype=torch.float64)[:, None, None].expand(-1, 1, 2)
+    density = marginals.log_prob(x).exp()
+    cdf = torch.cumulative_trapezoid(density, x, dim=0)
+    torch.testing.assert_close(marginals.cdf(x)[1:], cdf, rtol=0.0, atol=1e-3)
+    mean, variance = marginals.moments()
+    expected = torch.trapezoid(x * density, x, dim=0)
+    torch.testing.assert_close(mean, expected, rtol=0.0, atol=1e-3)
+    torch.testing.assert_close(
+        variance, torch.trapezoid((x - expected).square() * density, x, dim=0), rtol=2e-3, atol=0
+    )
+
+
+def test_gaussians_that_stand_for_another_shape_have_its_moments_and_quantiles():
+    marginals = replace(make_marginals(4), shape=SKEWED)
+    gaussians = marginals.as_gaussians()
+    assert gaussians.shape is None
+    for got, expected in zip(gaussians.moments(), marginals.moments(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0.01, atol=0.01)
+    value = torch.randn(4, 2, dtype=torch.float64)
+    torch.testing.assert_close(gaussians.cdf(value), marginals.cdf(value), rtol=0.0, atol=0.03)
 
 
 def test_a_rollout_becomes_a_mixture_over_the_particles_of_each_member():

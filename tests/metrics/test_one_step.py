@@ -28,6 +28,13 @@ def test_the_likelihood_is_that_of_the_model_and_of_each_member(spaces):
     torch.testing.assert_close(quality.members.nll.float(), each)
 
 
+def test_the_likelihood_knows_the_shape_of_calibrated_noise():
+    model, batch = make_ensemble(n_models=3, n_modes=2), make_batch(20)
+    model.recalibrate(make_batch(200), "isotonic")
+    expected = -model.get_log_prob(batch.state, None, batch.action, batch.next_state)[0].mean()
+    torch.testing.assert_close(evaluate_one_step(model, batch).ensemble.nll.float(), expected)
+
+
 def test_errors_are_those_of_the_mean_over_members_and_modes():
     model, batch = make_ensemble(n_models=3, n_modes=2), make_batch(20)
     means = model.get_log_prob(batch.state, None, batch.action, batch.next_state)[2]["means"]
