@@ -10,6 +10,8 @@ from layeredrl.data.episodes import episode_numbers
 from layeredrl.metrics.accuracy import spread
 from layeredrl.metrics.calibration import COVERAGE_LEVELS
 from layeredrl.metrics.doubts import Doubts, get_doubts
+from layeredrl.metrics.information import epistemic_information
+from layeredrl.metrics.marginals import from_prediction
 from layeredrl.metrics.one_step import evaluate_one_step
 from layeredrl.metrics.open_loop import evaluate_open_loop
 from layeredrl.metrics.quality import ModelQuality
@@ -31,7 +33,8 @@ class Judgement:
     Attributes:
         one_step, open_loop: quality one step ahead, and after 1 … H steps.
         unit, open_loop_unit: standard deviation of what changes within as many steps; 1 if constant.
-        test, shifted: doubts about the transitions.
+        test: doubts about the transitions of the test set.
+        test_information, shifted_information: what the model could learn from each of the transitions, in nats.
         seconds: of processor time that learning took.
     """
 
@@ -40,7 +43,8 @@ class Judgement:
     unit: Float[Tensor, " S"]
     open_loop_unit: Float[Tensor, "H S"]
     test: Doubts
-    shifted: Doubts | None
+    test_information: Float[Tensor, " N"]
+    shifted_information: Float[Tensor, " D"] | None
     seconds: float
 
     @property
@@ -57,10 +61,10 @@ class Judgement:
 
     @property
     def auroc(self) -> float | None:
-        """How well epistemic variance tells shifted transitions from the test set's. A lone member has none."""
-        if self.shifted is None or self.n_members == 1:
+        """How well information tells shifted transitions from the test set's. A lone member has none."""
+        if self.shifted_information is None or self.n_members == 1:
             return None
-        return float(auroc(self.test.epistemic_std, self.shifted.epistemic_std))
+        return float(auroc(self.test_information, self.shifted_information))
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Exam:
     unit: Float[Tensor, " S"]
     varies: Bool[Tensor, " S"]
 
+    @torch.no_grad()
     def judge(self, model: Model, seconds: float, *, n_particles: int, generator: torch.Generator) -> Judgement:
         path = self.segments.state
         return Judgement(
@@ -89,18 +94,30 @@ class Exam:
             unit=spread(self.test.next_state - self.test.state)[0],
             open_loop_unit=torch.stack([spread(path[:, t] - path[:, 0])[0] for t in range(1, path.shape[1])]),
             test=self._doubts(model, self.test),
-            shifted=None if self.shifted is None else self._doubts(model, self.shifted),
+            test_information=self._information(model, self.test),
+            shifted_information=None if self.shifted is None else self._information(model, self.shifted),
             seconds=seconds,
         )
 
-    @torch.no_grad()
     def _doubts(self, model: Model, batch: Batch) -> Doubts:
-        parts = [self._doubts_of_few(model, batch[i : i + MAX_ROWS]) for i in range(0, len(batch), MAX_ROWS)]
+        parts = [self._doubts_of_few(model, few) for few in _in_parts(batch)]
         return Doubts(*map(torch.cat, zip(*parts, strict=True)))
 
     def _doubts_of_few(self, model: Model, batch: Batch) -> Doubts:
         prediction = model.predict(batch.state, None, batch.action)
         return get_doubts(prediction, batch.next_state, self.unit, self.varies)
+
+    def _information(self, model: Model, batch: Batch) -> Float[Tensor, " N"]:
+        return torch.cat([self._information_of_few(model, few) for few in _in_parts(batch)])
+
+    def _information_of_few(self, model: Model, batch: Batch) -> Float[Tensor, " N"]:
+        mean, var = from_prediction(model.predict(batch.state, None, batch.action)).moments()
+        epistemic_var, aleatoric_var = mean.var(dim=-2, correction=0), var.mean(dim=-2)
+        return epistemic_information(epistemic_var[:, self.varies], aleatoric_var[:, self.varies])
+
+
+def _in_parts(batch: Batch) -> list[Batch]:
+    return [batch[i : i + MAX_ROWS] for i in range(0, len(batch), MAX_ROWS)]
 
 
 def make_exam(train: Batch, test: Batch, shifted: Batch | None, horizon: int) -> Exam:

@@ -49,16 +49,16 @@ def doubts_figure(judgement: Judgement) -> Figure:
     left, right = figure.subplots(1, 2)
     draw_doubts(left, judgement.test)
     left.set_title("Error where the model is unsure")
-    kinds = {"test set": judgement.test, "shifted": judgement.shifted}
-    values = {name: doubts.epistemic_std.log10() for name, doubts in kinds.items() if doubts is not None}
+    kinds = {"test set": judgement.test_information, "shifted": judgement.shifted_information}
+    values = {name: information.log10() for name, information in kinds.items() if information is not None}
     low, high = (float(x) for x in torch.cat(list(values.values())).aminmax())
     for name, value in values.items():
         shares = value.histc(bins=40, min=low, max=high) / len(value)
         right.stairs(
             shares.tolist(), (10 ** torch.linspace(low, high, 41)).tolist(), fill=True, alpha=0.5, label=name
         )
-    title = "Epistemic standard deviation" if judgement.auroc is None else f"AUROC {judgement.auroc:.3f}"
-    right.set(title=title, xscale="log", xlabel="epistemic std", ylabel="share of transitions")
+    title = "What could be learned" if judgement.auroc is None else f"AUROC {judgement.auroc:.3f}"
+    right.set(title=title, xscale="log", xlabel="epistemic information, nats", ylabel="share of transitions")
     right.legend()
     return figure
 

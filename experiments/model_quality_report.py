@@ -23,8 +23,9 @@ MODELS_NOTE = """\
 NLL is that of the whole next state under the mixture of all members, in nats. RMSE is that of its mean, relative to
 the standard deviation of what changes within as many steps, as root mean square over coordinates: whoever foretells
 the mean change gets 1. ECE, the expected calibration error, and the share of what happened within the central 90 %
-intervals are means over coordinates. AUROC says how well epistemic variance tells shifted transitions from those of
-the test set. Seconds are those of the processor, to learn."""
+intervals are means over coordinates. AUROC says how well epistemic information, which is ½ Σ log(1 + epistemic /
+aleatoric variance), tells shifted transitions from those of the test set. Seconds are those of the processor, to
+learn."""
 HORIZON_NOTE = "Open loop with TS∞, RMSE as above; standard deviations are relative like it."
 COORDINATES_NOTE = "One step ahead, NLL of each coordinate alone; standard deviations are relative like the RMSE."
 
@@ -45,7 +46,7 @@ def write_report(
         args: dataclass of the run's arguments.
         exam: what was judged by.
         judgements: of each model; details are told of the first.
-        model: the first, for the fan charts.
+        model: of the fan charts.
         remarks: what a reader must know.
         generator: source of the noise in the fan charts.
     """

@@ -70,7 +70,7 @@ def test_a_run_leaves_tables_pictures_figures_and_the_model(tmp_path, capsys):
     assert "Learned from 400 transitions" in text
     assert "Judged by 200 of other episodes, and by 40 windows of 5 steps" in text
     assert "| layeredrl " in capsys.readouterr().out
-    assert set(result["models"]) == {"layeredrl", "recalibrated"}
+    assert set(result["models"]) == {"layeredrl", "layeredrl, pooled"}
     assert result["arguments"]["env_id"] == "Pendulum-v1"
     assert all(math.isfinite(number) for number in numbers(result))
     folder = tmp_path / "runs" / "model_quality" / "quick"
@@ -95,7 +95,7 @@ def test_some_of_the_recorded_transitions_will_do(tmp_path):
 
 
 def test_without_shifted_transitions_there_is_no_auroc(tmp_path):
-    _, result = run(tmp_path, env_id="Pendulum-v1", data=(write(tmp_path / "x.npz", 60, 60),), recalibrate=None)
+    _, result = run(tmp_path, env_id="Pendulum-v1", data=(write(tmp_path / "x.npz", 60, 60),), recalibrate=())
     assert result["models"]["layeredrl"]["auroc"] is None
     assert list(result["models"]) == ["layeredrl"]
 
