@@ -21,7 +21,7 @@ from experiments.model_quality_report import write_report
 from experiments.report import make_run_folder
 from layeredrl.data.episodes import split_episodes
 from layeredrl.data.replay_buffer import ReplayBuffer
-from layeredrl.models.calibration import CalibrationMethod
+from layeredrl.models.calibration import MIN_ROWS, CalibrationMethod
 from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
 from layeredrl.training.checkpoint import save_checkpoint
@@ -94,6 +94,7 @@ class Args:
 
 
 def main(args: Args) -> None:
+    check_numbers(args)
     torch.manual_seed(args.seed)
     generator = torch.Generator().manual_seed(args.seed)
 
@@ -103,12 +104,15 @@ def main(args: Args) -> None:
     )
     if args.test:
         test = load_files(args.test, spaces)
+    elif len(train) < 2:
+        raise SystemExit(f"--data: got {len(train)} transition, expected at least 2, to learn from and to judge by")
     else:
         train, test = split_episodes(train, args.test_share, generator=generator)
     shifted = load_files(args.shifted, spaces) if args.shifted else None
     exam = make_exam(train, test, shifted, args.horizon)
     buffer = ReplayBuffer(spaces.state, None, spaces.action, capacity=len(train))
     buffer.add(train)
+    check_holdout(args, buffer)
 
     # Model
     model = ProbabilisticEnsemble(
@@ -140,6 +144,37 @@ def main(args: Args) -> None:
     folder = make_run_folder(args.runs / "model_quality", args.name, args.seed)
     save_checkpoint(folder / "checkpoint.pt", model, buffer)
     write_report(folder, args, exam, judgements, model, find_remarks(args, buffer, exam), generator)
+
+
+def check_numbers(args: Args) -> None:
+    """Refuse at once what would be refused after minutes of learning."""
+    for flag, value, least in (
+        ("--transitions", args.transitions, 2),
+        ("--horizon", args.horizon, 1),
+        ("--n-models", args.n_models, 1),
+        ("--n-modes", args.n_modes, 1),
+        ("--n-particles", args.n_particles, 2),
+    ):
+        if value is not None and value < least:
+            raise SystemExit(f"{flag}: got {value}, expected at least {least}")
+    if not 0 < args.test_share < 1:
+        raise SystemExit(f"--test-share: got {args.test_share}, expected a number between 0 and 1")
+    if args.n_modes > 1 and find_beta(args) > 0:
+        raise SystemExit(f"--beta-nll: got {args.beta_nll} with --n-modes {args.n_modes}, expected 0")
+    if args.compare == "mbrl" and len(set(args.hidden_sizes)) != 1:
+        raise SystemExit(f"--hidden-sizes: got {args.hidden_sizes}, expected equal ones, as mbrl-lib's layers are")
+
+
+def check_holdout(args: Args, buffer: ReplayBuffer) -> None:
+    """Refuse too few transitions to stop training by, or to correct the noise by."""
+    needed = max([1, *(MIN_ROWS[method] for method in args.recalibrate)])
+    n_holdout = int(buffer.is_holdout.sum())
+    if n_holdout < needed:
+        raise SystemExit(
+            f"--data: got {len(buffer)} transitions to learn from, {n_holdout} of which are held out, expected at "
+            f"least {needed} of those, for --recalibrate {' '.join(args.recalibrate)}; so about "
+            f"{round(needed / buffer.holdout_ratio)} transitions"
+        )
 
 
 def find_beta(args: Args) -> float:

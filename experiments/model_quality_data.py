@@ -16,6 +16,7 @@ from layeredrl.agents.random_agent import RandomAgent
 from layeredrl.data.datasets import load_minari, load_npz
 from layeredrl.data.episodes import concatenate, split_episodes
 from layeredrl.data.replay_buffer import ReplayBuffer
+from layeredrl.spaces import check_rows
 from layeredrl.training.collector import Collector
 from layeredrl.types import Batch
 
@@ -76,7 +77,7 @@ def find_transitions(
         spaces = env_spaces(env_id)
         batch = load_files(files, spaces)
     else:
-        return env_spaces(env_id), _collect(env_id, policy, n or N_COLLECTED, generator)
+        return env_spaces(env_id), _collect(env_id, policy, N_COLLECTED if n is None else n, generator)
     if n is not None and n < len(batch):
         batch = split_episodes(batch, n / len(batch), generator=generator)[1]
     return spaces, batch
@@ -89,13 +90,20 @@ def env_spaces(env_id: str) -> Spaces:
 
 
 def load_files(files: Sequence[Path], spaces: Spaces) -> Batch:
-    """Transitions of `.npz` files, one file after another."""
-    try:
-        batch = concatenate([load_npz(file, spaces.state, spaces.action) for file in files])
-    except (OSError, TypeError, ValueError) as error:
-        raise SystemExit(f"{error}") from None
+    """Transitions of `.npz` files, one file after another; whatever can't be learned from is refused."""
+    batch = concatenate([_load(file, spaces) for file in files])
     if len(batch) == 0:
         raise SystemExit(f"{', '.join(map(str, files))}: got no transitions, expected some")
+    return batch
+
+
+def _load(file: Path, spaces: Spaces) -> Batch:
+    try:
+        batch = load_npz(file, spaces.state, spaces.action)
+        batch.check_finite()
+        check_rows("Batch.action", batch.action, spaces.action, contained=True)
+    except (OSError, TypeError, ValueError) as error:
+        raise SystemExit(f"{file}: {error}") from None
     return batch
 
 
