@@ -5,6 +5,7 @@ steps, better what it is after all of them. A model learns from chance and the h
 other episodes of theirs, and should notice that it has never been where the better one goes (`model_quality.py`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,12 +74,13 @@ def main(args: Args) -> None:
     seeds = (args.seed + i * SEEDS_APART for i in range(1, 6))
     train = [record(task, agent, args.train // 2, next(seeds)) for agent in (chance, policy)]
     test = [record(task, agent, args.test // 2, next(seeds)) for agent in (chance, policy)]
+    save(folder / "train.npz", train)
+    save(folder / "test.npz", test)
     learner.learn(args.steps - args.steps // 2, reset_num_timesteps=False)
     learner.save(folder / "better.zip")
     shifted = record(task, policy, args.shifted, next(seeds))
+    save(folder / "shifted.npz", [shifted])
 
-    for name, parts in (("train", train), ("test", test), ("shifted", [shifted])):
-        save(folder / f"{name}.npz", concatenate([part.batch for part in parts]))
     for name, recording in (("chance", train[0]), ("half-trained", train[1]), ("better", shifted)):
         print(f"{name}: {tell_returns(recording.returns)}")
     print(f"Transitions and policies: {folder}")
@@ -119,7 +121,9 @@ def record(task: Task, agent: Agent, n: int, seed: int) -> Recording:
     return Recording(buffer[:], [episode.return_ for episode in episodes])
 
 
-def save(path: Path, batch: Batch) -> None:
+def save(path: Path, recordings: Sequence[Recording]) -> None:
+    """One after another."""
+    batch = concatenate([recording.batch for recording in recordings])
     arrays: dict[str, Any] = {name: value.numpy() for name, value in batch.items()}
     np.savez(path, **arrays)
 
