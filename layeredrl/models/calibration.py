@@ -94,7 +94,7 @@ class Calibration(nn.Module):
     @property
     def noise_shape(self) -> NoiseShape | None:
         """h; None means normal."""
-        return NoiseShape(self.shape) if bool(self.is_fitted & ~self.is_gaussian) else None
+        return NoiseShape(self.shape) if self.kind == "isotonic" else None
 
     def correct(self, step: StepFunction, make_consensus: Callable[[], Consensus]) -> StepFunction:
         """The step function whose noise is calibrated; the same one until `fit`.
