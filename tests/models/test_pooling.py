@@ -57,6 +57,26 @@ def test_no_other_spread_or_temperature_is_likelier():
     assert best > max(others) - 1e-3
 
 
+def test_nothing_near_is_likelier_for_whole_states_under_noise_of_all_sizes():
+    torch.manual_seed(5)
+    members, truth = torch.randn(300, 3, 4, dtype=torch.float64), torch.zeros(300, 4, dtype=torch.float64)
+    std = torch.rand(300, 3, 4, dtype=torch.float64) + 0.2
+    mean = members.mean(dim=1, keepdim=True)
+    weight = torch.full((300, 3), 1 / 3, dtype=torch.float64)
+    fitted = fit_pool(HeldOut((truth.unsqueeze(1) - members) / std, std.log(), weight, (members - mean) / std))
+
+    def density(spread, temperature):
+        laws = Independent(Normal(mean + spread * (members - mean), temperature * std), 1)
+        return MixtureSameFamily(Categorical(weight), laws).log_prob(truth).mean()
+
+    best = density(*fitted)
+    for s in range(4):
+        for i, step in ((0, 0.1), (0, -0.1), (1, 0.1), (1, -0.1)):
+            other = [value.clone() for value in fitted]
+            other[i][s] = (other[i][s] + step).clamp_min(0.0)
+            assert density(*other) <= best + 1e-6
+
+
 @pytest.mark.parametrize("members", [torch.randn(50, 1, 2), torch.randn(50, 1, 2).expand(50, 4, 2)])
 def test_where_members_agree_there_is_nothing_to_draw_together(members):
     truth = members[:, 0].double() + 0.3
