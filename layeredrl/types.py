@@ -181,15 +181,28 @@ class Rollout:
 
     Attributes:
         state: the particles. With `ts_inf`, all steps of `state[:, e]` are member `e`'s.
-        step_mean, step_var: mean and variance of the steps that member `e` made, given where the particles were.
-            The particle axis has length 1 where all particles of a member coincide.
         term_prob: probability that the step ended the episode, given where the particle was.
+        get_moments: mean and variance of the steps that member `e` made, given where the particles were. The
+            particle axis has length 1 where all particles of a member coincide. Many never ask for them.
     """
 
     state: Float[Tensor, "B E P T S"]
-    step_mean: Float[Tensor, "B E #P H S"]
-    step_var: Float[Tensor, "B E #P H S"]
     term_prob: Float[Tensor, "B E P H"]
+    get_moments: Callable[[], tuple[Float[Tensor, "B E #P H S"], Float[Tensor, "B E #P H S"]]]
+
+    @cached_property
+    def _moments(self) -> tuple[Float[Tensor, "B E #P H S"], Float[Tensor, "B E #P H S"]]:
+        return self.get_moments()
+
+    @property
+    def step_mean(self) -> Float[Tensor, "B E #P H S"]:
+        """Mean of each step."""
+        return self._moments[0]
+
+    @property
+    def step_var(self) -> Float[Tensor, "B E #P H S"]:
+        """Variance of each step."""
+        return self._moments[1]
 
     @cached_property
     def state_mean(self) -> Float[Tensor, "B E T S"]:

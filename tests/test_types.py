@@ -51,7 +51,7 @@ def test_check_finite_names_field_and_row(bad):
 def make_rollout(step_mean: torch.Tensor, step_var: torch.Tensor) -> Rollout:
     """A rollout with given moments; its particles don't matter here."""
     b, e, p, h, s = step_mean.shape
-    return Rollout(torch.zeros(b, e, p, h + 1, s), step_mean, step_var, torch.zeros(b, e, p, h))
+    return Rollout(torch.zeros(b, e, p, h + 1, s), torch.zeros(b, e, p, h), lambda: (step_mean, step_var))
 
 
 def test_epistemic_variance_is_unbiased_for_members_that_differ():

@@ -109,9 +109,8 @@ def _as_rollout(step: ModelStep, windows: slice, n_repeats: int) -> Rollout:
 
     return Rollout(
         state=torch.cat([take(step.state), take(step.next_state)], dim=3),
-        step_mean=_saturate(take(step.mean), LARGEST),
-        step_var=_saturate(take(step.var), LARGEST**2),
         term_prob=take(step.term_prob),
+        get_moments=lambda: (_saturate(take(step.mean), LARGEST), _saturate(take(step.var), LARGEST**2)),
     )
 
 

@@ -101,7 +101,8 @@ class Members(nn.Module):
         """
         selection = self.nets.select(members)
         n_members = self.nets.n_members if members is None else len(members)
-        get_units, scale = cache(self._units), self.targets.scale
+        # A copy of the scale: what is found of a step may be asked for when the model has learned on.
+        get_units, get_scale = cache(self._units), cache(self.targets.scale.clone)
 
         @cache
         def get_context_rows(n_rows: int) -> Tensor | None:
@@ -119,8 +120,8 @@ class Members(nn.Module):
             action_rows = features(self.action_space, action).expand(len(state), -1, -1)
             rows = (state, get_context_rows(state.shape[1]), action_rows)
             (mean, std), weights, term_prob = _in_chunks(ask, rows, max_rows)
-            origin = state if self.predict_delta else torch.zeros_like(scale)
-            return MemberPrediction(mean, std, weights, term_prob, origin, scale)
+            origin = state if self.predict_delta else torch.zeros_like(get_scale())
+            return MemberPrediction(mean, std, weights, term_prob, origin, get_scale())
 
         return step
 

@@ -175,18 +175,21 @@ def propagate(
 
 def record(steps: Iterable[ModelStep], n_particles: int) -> Rollout:
     """All steps as one record, with P = `n_particles` even where particles coincide."""
-    states, means, variances, term_probs = [], [], [], []
+    states, term_probs, getters = [], [], []
     for step in steps:
         states.append(step.state)
-        means.append(step.mean)
-        variances.append(step.var)
         term_probs.append(step.term_prob)
+        getters.append(step.get_moments)
     states.append(step.next_state)
+
+    def get_moments() -> tuple[Tensor, Tensor]:
+        means, variances = (list(moments) for moments in zip(*(get() for get in getters), strict=True))
+        return rearrange(means, "t e p b s -> b e p t s"), rearrange(variances, "t e p b s -> b e p t s")
+
     return Rollout(
         state=_expand(rearrange(states, "t e p b s -> b e p t s"), n_particles),
-        step_mean=rearrange(means, "t e p b s -> b e p t s"),
-        step_var=rearrange(variances, "t e p b s -> b e p t s"),
         term_prob=_expand(rearrange(term_probs, "t e p b -> b e p t"), n_particles),
+        get_moments=get_moments,
     )
 
 

@@ -120,7 +120,7 @@ def test_gaussians_that_stand_for_another_shape_have_its_moments_and_quantiles()
 def test_a_rollout_becomes_a_mixture_over_the_particles_of_each_member():
     b, e, p, h, s = 2, 3, 4, 5, 2
     mean, var = torch.randn(b, e, p, h, s), torch.rand(b, e, p, h, s) + 0.1
-    rollout = Rollout(torch.zeros(b, e, p, h + 1, s), mean, var, torch.zeros(b, e, p, h))
+    rollout = Rollout(torch.zeros(b, e, p, h + 1, s), torch.zeros(b, e, p, h), lambda: (mean, var))
     members = from_rollout(rollout)
     for step in range(h):
         for member in range(e):

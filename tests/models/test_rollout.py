@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from layeredrl.models.propagation import MERGE
-from tests.models.ensembles import ACTION, CONTEXT, DISCRETE, NESTED, draw, make_ensemble, make_fixed, query
+from tests.models.ensembles import (
+    ACTION,
+    CONTEXT,
+    DISCRETE,
+    NESTED,
+    draw,
+    make_batch,
+    make_ensemble,
+    make_fixed,
+    query,
+)
 from tests.reference.loop_ensemble import LoopEnsemble
 
 
@@ -179,3 +189,15 @@ def test_learned_termination_is_reported_per_particle():
     )
     term_prob = model.rollout(*start(3)).term_prob
     torch.testing.assert_close(term_prob[:, :, 0, 2], torch.tensor([[0.25, 0.75]]).expand(3, 2))
+
+
+def test_moments_that_are_asked_for_later_are_those_of_the_time_of_the_rollout():
+    model, later = make_ensemble(n_models=3, n_particles_per_model=2), make_ensemble(n_models=3)
+    state, actions = draw(model.state_space, 4), draw(model.action_space, 4, 3)
+    rollout, early = (
+        model.rollout(state, None, actions, generator=torch.Generator().manual_seed(0)) for _ in range(2)
+    )
+    expected = early.step_mean, early.step_var
+    model.load_state_dict(later.state_dict())
+    model.set_statistics(make_batch(50))
+    torch.testing.assert_close((rollout.step_mean, rollout.step_var), expected, rtol=0, atol=0)
