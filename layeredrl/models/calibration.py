@@ -22,6 +22,7 @@ from layeredrl.models.propagation import MemberPrediction, StepFunction
 CalibrationMethod = Literal["temperature", "isotonic", "pooled"]
 # Rows that each method needs at least.
 MIN_ROWS: dict[CalibrationMethod, int] = {"temperature": 1, "isotonic": len(KNOTS), "pooled": 1}
+METHODS: tuple[CalibrationMethod, ...] = tuple(MIN_ROWS)
 
 EM_STEPS = 20
 MATCHING_ROUNDS = 3
@@ -34,7 +35,7 @@ PRIOR_ROWS_OF_SHAPE = 50
 class Calibration(nn.Module):
     """g(z) = shift + scale · h(z) of each dimension, h standardised; until it is fitted, g(z) = z.
 
-    Members keep the share `spread` of their distance from the mean of all; all of it unless `is_pooled`.
+    Members keep the share `spread` of their distance from the mean of all; all of it unless they are pooled.
 
     Args:
         n_dims: state size S.
@@ -44,9 +45,7 @@ class Calibration(nn.Module):
     scale: Tensor
     shape: Tensor
     spread: Tensor
-    is_fitted: Tensor
-    is_gaussian: Tensor
-    is_pooled: Tensor
+    fitted_by: Tensor
 
     def __init__(self, n_dims: int):
         super().__init__()
@@ -54,22 +53,18 @@ class Calibration(nn.Module):
         self.register_buffer("scale", torch.ones(n_dims))
         self.register_buffer("shape", KNOTS.to(torch.get_default_dtype()).repeat(n_dims, 1))
         self.register_buffer("spread", torch.ones(n_dims))
-        self.register_buffer("is_fitted", torch.tensor(False))
-        self.register_buffer("is_gaussian", torch.tensor(True))
-        self.register_buffer("is_pooled", torch.tensor(False))
+        # One of `METHODS` by its place, so that it is kept among the tensors; −1: none.
+        self.register_buffer("fitted_by", torch.tensor(-1))
 
     def reset(self) -> None:
         """Let g(z) be z: what was fitted counts no longer."""
-        self.is_fitted = torch.zeros_like(self.is_fitted)
+        self.fitted_by = torch.full_like(self.fitted_by, -1)
 
     @property
     def kind(self) -> CalibrationMethod | None:
         """What was fitted, if anything."""
-        if not bool(self.is_fitted):
-            return None
-        if bool(self.is_pooled):
-            return "pooled"
-        return "temperature" if bool(self.is_gaussian) else "isotonic"
+        place = int(self.fitted_by)
+        return None if place < 0 else METHODS[place]
 
     def fit(self, held_out: HeldOut, method: CalibrationMethod) -> None:
         """Replace g by what makes the mixture of the components calibrated in each dimension by itself.
@@ -87,9 +82,7 @@ class Calibration(nn.Module):
         self.shift, self.scale = shift.to(self.shift), scale.to(self.scale)
         self.shape = shape.values.to(self.shape)
         self.spread = torch.ones_like(self.spread) if spread is None else spread.to(self.spread)
-        self.is_gaussian = torch.full_like(self.is_gaussian, method != "isotonic")
-        self.is_pooled = torch.full_like(self.is_pooled, method == "pooled")
-        self.is_fitted = torch.ones_like(self.is_fitted)
+        self.fitted_by = torch.full_like(self.fitted_by, METHODS.index(method))
 
     @property
     def noise_shape(self) -> NoiseShape | None:
