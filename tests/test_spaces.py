@@ -188,3 +188,11 @@ def test_clipped_rows_lie_within_the_bounds_of_every_box(space, seed):
     assert torch.equal(clipped[:, discrete], rows[:, discrete])
     expected = torch.minimum(torch.maximum(rows, low), high)
     assert torch.equal(clipped[:, ~discrete], expected[:, ~discrete])
+
+
+def test_finite_numbers_may_be_so_large_that_their_sum_is_not():
+    rows = torch.full((2, 3), 3e38)
+    check_rows("state", rows, Box(-np.inf, np.inf, (3,)))
+    rows[1, 2] = torch.inf
+    with pytest.raises(ValueError, match=r"state: got inf at index \(1, 2\), expected finite values"):
+        check_rows("state", rows, Box(-np.inf, np.inf, (3,)))

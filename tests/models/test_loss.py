@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy
 
-from tests.models.ensembles import CONTEXT, make_batch, make_ensemble
+from tests.models.ensembles import CONTEXT, make_batch, make_ensemble, make_fixed
 from tests.reference.loop_ensemble import LoopEnsemble
 
 
@@ -27,6 +27,13 @@ def test_loss_is_likelihood_plus_termination_summed_over_members(predict_delta):
         nll = -(law.log_prob(batch.next_state) + log_scale)  # in the units of the targets
         expected = expected + nll.mean() + binary_cross_entropy(term_prob, batch.terminated.float())
     torch.testing.assert_close(model.loss(batch), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("term_prob", [0.0, 1.0])
+def test_a_member_that_ruled_out_what_happened_has_a_large_but_finite_loss(term_prob):
+    model, batch = make_fixed({"offset": [0.0], "std": 1.0, "term_prob": term_prob}), make_batch(8)
+    right, wrong = (replace(batch, terminated=torch.full((8,), bool(term_prob) == fits)) for fits in (True, False))
+    assert 50 < model.loss(wrong) - model.loss(right) < torch.inf
 
 
 @pytest.mark.parametrize("n_models", [1, 5])
