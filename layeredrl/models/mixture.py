@@ -91,8 +91,8 @@ def mixture_sample(
         uniform: in [0, 1), which picks the mode.
     """
     if mean.shape[-2] == 1:
-        return mean.squeeze(-2) + std.squeeze(-2) * noise
+        return torch.addcmul(mean.squeeze(-2), std.squeeze(-2), noise)
     edges = weights.cumsum(dim=-1)[..., :-1]
     mode = (rearrange(uniform, "... -> ... 1") >= edges).sum(dim=-1)
     index = rearrange(mode, "... -> ... 1 1").expand(*mean.shape[:-2], 1, mean.shape[-1])
-    return mean.gather(-2, index).squeeze(-2) + std.gather(-2, index).squeeze(-2) * noise
+    return torch.addcmul(mean.gather(-2, index).squeeze(-2), std.gather(-2, index).squeeze(-2), noise)

@@ -40,4 +40,6 @@ def bounded_std(raw: Float[Tensor, "*shape"], min_log_std: float, max_log_std: f
     that all of it is no more than a sigmoid, follows from exp(low + softplus(u)) = exp(low) (1 + exp(u)) with
     u = high − low − softplus(high − raw), and from exp(−softplus(high − raw)) = sigmoid(raw − high).
     """
-    return math.exp(min_log_std) + math.exp(max_log_std) * torch.sigmoid(raw - max_log_std)
+    share = (raw - max_log_std).sigmoid_()
+    low = share.new_full((), math.exp(min_log_std))
+    return torch.add(low, share, alpha=math.exp(max_log_std))

@@ -169,6 +169,8 @@ class ModelObjective:
         state, context, action, next_state = transition
         n_particles, n_plans = state.shape[1:3]
         size = n_plans if self.max_rows is None else max(1, self.max_rows // n_particles)
+        if size >= n_plans:
+            return _per_particle(name, function(*transition), state)
         parts = zip(
             state.split(size, dim=2),
             _split(context, size, n_plans),
