@@ -83,6 +83,8 @@ class Args:
     """Particles per member in a rollout."""
     propagation: Propagation = "ts_inf"
     """How particles move through members."""
+    compile: bool = False
+    """Compile the networks for planning. On a CPU, that takes a C++ compiler."""
     # With few data, an epoch has few steps.
     trainer: TrainerConfig = field(
         default_factory=partial(TrainerConfig, max_epochs=400, max_updates=3000, patience=40)
@@ -136,6 +138,7 @@ def main(args: Args) -> None:
         n_particles_per_model=args.n_particles,
         device=args.device,
         hidden_states=task.hidden,
+        compile=args.compile,
     )
     buffer = ReplayBuffer(state_space, None, action_space, capacity=args.steps + args.n_envs, device=args.device)
     trainer = EnsembleTrainer(model, args.trainer, progress=True)

@@ -78,7 +78,7 @@ class Members(nn.Module):
         n_rows = n_models + 2  # unlike E, so that a mixed-up axis shows
         example = _example_inputs(self.sizes, n_rows)
         _check_output(copy.deepcopy(nets[0]).eval(), example, mean_shape=(n_rows, n_modes, self.sizes[0]))
-        self.nets = Stacked(nets, example, matmul_precision=matmul_precision)
+        self.nets = Stacked(nets, example, matmul_precision=matmul_precision, fuse=compile)
         self._compiled_ask = Compiled(_ask) if compile else None
         # Where nothing is to be normalised, these keep their initial mean 0 and scale 1.
         self.inputs = RunningMoments(sum(self.sizes), momentum)
@@ -112,7 +112,7 @@ class Members(nn.Module):
             return repeat(rows, "b c -> (p b) c", p=n_rows // max(1, len(rows))).expand(n_members, -1, -1)
 
         def ask(state: Tensor, *others: Tensor | None) -> Any:
-            if self._compiled_ask is None or selection.takes_turns(state):
+            if self._compiled_ask is None or not selection.gains_by_compiling(state):
                 return _ask(selection, get_units(), (state, *others))
             return self._compiled_ask(selection.all_at_once, get_units(), (state, *others))
 

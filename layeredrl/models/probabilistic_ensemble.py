@@ -58,9 +58,11 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
             training data alone.
         hidden_states: indices of state coordinates that the networks don't read, such as a position that the
             dynamics don't depend on. They are foretold all the same.
-        compile: let `torch.compile` make one graph of what the networks do in a step. Takes seconds at the first
-            query, and again at the first one of another number of rows; pays where networks are small or on GPUs.
-            Many rows on a CPU are faster without and go without. Where no compiler works, one warning says so.
+        compile: make queries without gradients faster. On a CPU, fully connected networks with SiLU or ReLU become
+            one operation, by a kernel that the C++ compiler of the machine makes at the first use, in some seconds.
+            Of others and on GPUs, `torch.compile` makes one graph of what they do in a step, which takes seconds at
+            the first query, and again at the first one of another number of rows; many rows on a CPU go without.
+            Where no compiler works, one warning says so.
             On a GPU, what a `ModelObjective` asks of it is captured as one CUDA graph as well; see there what that
             demands of rewards.
         matmul_precision: in which networks multiply where no gradient is asked for, and rows are many if on a CPU.

@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from layeredrl.nets.memory import keep_freed_memory
 from layeredrl.nets.precision import MatmulPrecision, check_matmul_precision, multiplying_on_gpu
-from layeredrl.nets.stacked_linear import exchange_linear_layers
+from layeredrl.nets.stacked_linear import FusedSequence, exchange_linear_layers, fusing_pays
 from layeredrl.nets.turns import take_turns, turns_pay
 
 Inputs = tuple[Tensor | None, ...]
@@ -44,19 +44,26 @@ class Stacked(nn.Module):
         example: inputs for one member, on which the ways of running are tried: some rows of ordinary values, all
             different, and not E of them.
         matmul_precision: in which selected members multiply where no gradient is asked for: on a CPU, many rows.
+        fuse: whether fully connected layers are to be one operation on a CPU, where no gradient is asked for.
 
     Raises:
         ValueError: the members' tensors differ in name or shape.
     """
 
     def __init__(
-        self, members: Sequence[nn.Module], example: Inputs, *, matmul_precision: MatmulPrecision = "float32"
+        self,
+        members: Sequence[nn.Module],
+        example: Inputs,
+        *,
+        matmul_precision: MatmulPrecision = "float32",
+        fuse: bool = False,
     ):
         super().__init__()
         keep_freed_memory()
         check_matmul_precision(matmul_precision)
         self.n_members, self.matmul_precision = len(members), matmul_precision
-        self.members, self._way = _choose_way(members, example)
+        self.members, self._way = _choose_way(members, example, fuse and matmul_precision != "bfloat16")
+        self._is_fused = any(isinstance(part, FusedSequence) for part in self.members.modules())
 
     def forward(self, *inputs: Tensor | None) -> Any:
         """Run member `e` on `inputs[…][e]`; the outputs have the leading axis E as well."""
@@ -71,7 +78,7 @@ class Stacked(nn.Module):
         changed: what makes many calls fast is prepared once, by the first of them.
         """
         chosen = tuple(range(self.n_members) if indices is None else indices.tolist())
-        return Selection(partial(self._all_at_once, indices, chosen), self.matmul_precision)
+        return Selection(partial(self._all_at_once, indices, chosen), self.matmul_precision, self._is_fused)
 
     def _all_at_once(self, indices: Tensor | None, chosen: Sequence[int]) -> "AllAtOnce":
         if indices is None and self._way is _run_exchanged:  # which have no buffers
@@ -99,8 +106,8 @@ class AllAtOnce(NamedTuple):
 class Selection:
     """Runs some members of a stack all at once, or by turns where that is faster."""
 
-    def __init__(self, gather: Callable[[], AllAtOnce], precision: MatmulPrecision):
-        self._gather, self.precision = cache(gather), precision
+    def __init__(self, gather: Callable[[], AllAtOnce], precision: MatmulPrecision, is_fused: bool):
+        self._gather, self.precision, self._is_fused = cache(gather), precision, is_fused
         self._in_turns = cache(partial(_selected_in_turns, self._gather, precision))
 
     @property
@@ -111,15 +118,22 @@ class Selection:
     def run(self, *inputs: Tensor | None) -> Any:
         """Run the e-th of the members on `inputs[…][e]`; the outputs have a leading axis E as well."""
         first = _first(inputs)
-        if self.takes_turns(first):
+        if self._takes_turns(first):
             return self._in_turns(first.shape[1:-1].numel())(*inputs)
         if self.precision == "float32" or first.device.type != "cuda" or torch.is_grad_enabled():
             return self.all_at_once.run(*inputs)
         with multiplying_on_gpu(self.precision):
             return tree_map(lambda x: x.to(first.dtype), self.all_at_once.run(*inputs))
 
-    def takes_turns(self, x: Float[Tensor, "E *batch n"]) -> bool:
-        return self.all_at_once.way is _run_exchanged and turns_pay(x)
+    def gains_by_compiling(self, x: Float[Tensor, "E *batch n"]) -> bool:
+        """Whether `torch.compile` could make the members faster for such inputs."""
+        return not self._takes_turns(x) and not self._runs_fused(x)
+
+    def _takes_turns(self, x: Float[Tensor, "E *batch n"]) -> bool:
+        return self.all_at_once.way is _run_exchanged and turns_pay(x) and not self._runs_fused(x)
+
+    def _runs_fused(self, x: Float[Tensor, "E *batch n"]) -> bool:
+        return self._is_fused and fusing_pays(x)
 
 
 def _selected_in_turns(gather: Callable[[], AllAtOnce], precision: MatmulPrecision, n_rows: int) -> nn.Module:
@@ -127,7 +141,7 @@ def _selected_in_turns(gather: Callable[[], AllAtOnce], precision: MatmulPrecisi
     return take_turns(all_at_once.module, all_at_once.chosen, precision, n_rows)
 
 
-def _choose_way(members: Sequence[nn.Module], example: Inputs) -> tuple[nn.Module, Way]:
+def _choose_way(members: Sequence[nn.Module], example: Inputs, fuse: bool) -> tuple[nn.Module, Way]:
     """The fastest way of running that answers as the members do, and the stacked module it runs."""
     for member in members:
         _materialize(member, example)
@@ -144,7 +158,7 @@ def _choose_way(members: Sequence[nn.Module], example: Inputs) -> tuple[nn.Modul
             warnings.warn(f"{name} runs one member after the other, which is slow: {reason}", stacklevel=4)
             return stacked, looped
         if _only_linear_layers_have_tensors(stacked):
-            exchanged = exchange_linear_layers(stacked)
+            exchanged = exchange_linear_layers(stacked, fuse=fuse)
             if not any(_why_not(way, exchanged, inputs, expected) for way in (_run_exchanged, _run_in_turn)):
                 return exchanged, _run_exchanged
         return stacked, _run_vmapped

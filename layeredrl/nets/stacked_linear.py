@@ -2,11 +2,13 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from layeredrl.nets.fully_connected import ACTIVATIONS, fully_connected, kernel_works
 
 # What treats every number alike, and so doesn't care how many members or rows there are; and what of it can
 # overwrite its input.
@@ -42,8 +44,31 @@ class StackedSequence(nn.Sequential):
         return _as_rows(columns, x)
 
 
-def exchange_linear_layers(stacked: nn.Module) -> nn.Module:
-    """A copy of a module with stacked tensors, whose linear layers can use them."""
+class FusedSequence(StackedSequence):
+    """One that is a single operation, for float32 rows on a CPU where no gradient is asked for."""
+
+    def forward(self, x: Float[Tensor, "E *batch n_in"]) -> Float[Tensor, "E *batch n_out"]:
+        linear = list(self)[::2]
+        if not fusing_pays(x) or linear[0].weight.dtype != torch.float32:
+            return super().forward(x)
+        weights, biases = [layer.weight for layer in linear], [layer.bias for layer in linear]
+        activation = ACTIVATIONS.index(type(self[1])) if len(self) > 1 else 0
+        return _as_rows(fully_connected(x.flatten(1, -2), weights, biases, activation), x)
+
+
+def fusing_pays(x: Tensor) -> bool:
+    """Whether fused layers are faster for such rows. They have no gradient, and nothing to tell `torch.compile`."""
+    is_plain = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return is_plain and x.device.type == "cpu" and x.dtype == torch.float32 and kernel_works()
+
+
+def exchange_linear_layers(stacked: nn.Module, *, fuse: bool = False) -> nn.Module:
+    """A copy of a module with stacked tensors, whose linear layers can use them.
+
+    Args:
+        stacked: the module.
+        fuse: whether sequences that the kernel of `fully_connected` knows are to be run by it.
+    """
     stacked = copy.deepcopy(stacked)
     for module in list(stacked.modules()):
         for name, layer in list(module.named_children()):
@@ -51,15 +76,29 @@ def exchange_linear_layers(stacked: nn.Module) -> nn.Module:
                 setattr(module, name, StackedLinear(layer.weight, layer.bias))
     for module in list(stacked.modules()):
         for name, part in list(module.named_children()):
-            if type(part) is nn.Sequential and is_fully_connected(part):
-                setattr(module, name, StackedSequence(OrderedDict(part.named_children())))
-    return stacked
+            setattr(module, name, _in_sequence(part, fuse))
+    return _in_sequence(stacked, fuse)
+
+
+def _in_sequence(part: nn.Module, fuse: bool) -> nn.Module:
+    """The same layers, with rows upright all the way or as one operation, where they are fully connected."""
+    if type(part) is not nn.Sequential or not is_fully_connected(part):
+        return part
+    sequence = FusedSequence if fuse and _can_be_fused(list(part)) else StackedSequence
+    return sequence(OrderedDict(part.named_children()))
 
 
 def is_fully_connected(layers: Iterable[nn.Module]) -> bool:
     """Whether there are only stacked linear layers, one at least, and elementwise activations."""
     kinds = {type(layer) for layer in layers}
     return StackedLinear in kinds and all(issubclass(kind, (StackedLinear, *ELEMENTWISE)) for kind in kinds)
+
+
+def _can_be_fused(layers: Sequence[nn.Module]) -> bool:
+    """Whether linear layers alternate with one activation that the kernel knows, and it works."""
+    linear, between = layers[::2], {type(layer) for layer in layers[1::2]}
+    alternate = len(layers) % 2 == 1 and all(isinstance(layer, StackedLinear) for layer in linear)
+    return alternate and len(between) <= 1 and between <= set(ACTIVATIONS) and kernel_works()
 
 
 def _as_columns(x: Float[Tensor, "E *batch n"]) -> Float[Tensor, "E n R"]:

@@ -1,0 +1,117 @@
+"""The kernel answers as a plain loop over members and layers in double precision."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import relu, silu
+
+from layeredrl.nets.fully_connected import fully_connected
+
+FUNCTIONS = (silu, relu)
+
+
+def draw_layers(n_members, sizes, with_bias=True):
+    weights = [torch.randn(n_members, n_out, n_in) / math.sqrt(n_in) for n_in, n_out in pairwise(sizes)]
+    biases = [torch.randn(n_members, n_out) if with_bias else None for n_out in sizes[1:]]
+    return weights, biases
+
+
+def loop(x, weights, biases, activation):
+    """Rows `(E, R, out)`."""
+    outputs = []
+    for e, rows in enumerate(x.double()):
+        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            if layer > 0:
+                rows = FUNCTIONS[activation](rows)
+            rows = rows @ weight[e].double().T
+            if bias is not None:
+                rows = rows + bias[e].double()
+        outputs.append(rows)
+    return torch.stack(outputs)
+
+
+def assert_as_loop(x, weights, biases, activation):
+    actual, expected = fully_connected(x, weights, biases, activation).mT, loop(x, weights, biases, activation)
+    torch.testing.assert_close(actual, expected.float(), rtol=1e-5, atol=1e-5)
+
+
+# Around the sizes of vectors and tiles, on processors of all kinds.
+SIZES = st.integers(1, 60)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n_members=st.integers(1, 4),
+    n_rows=st.integers(0, 110),
+    sizes=st.lists(SIZES, min_size=2, max_size=5),
+    activation=st.sampled_from([0, 1]),
+    with_bias=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_any_sizes(n_members, n_rows, sizes, activation, with_bias, seed):
+    torch.manual_seed(seed)
+    assert_as_loop(torch.randn(n_members, n_rows, sizes[0]), *draw_layers(n_members, sizes, with_bias), activation)
+
+
+def test_wide_layers():
+    assert_as_loop(torch.randn(2, 100, 30), *draw_layers(2, (30, 512, 300, 7)), activation=0)
+
+
+def test_rows_may_lie_anywhere_in_memory():
+    layers = draw_layers(3, (6, 20, 4))
+    for x in (
+        torch.randn(1, 50, 6).expand(3, -1, -1),
+        torch.randn(3, 6, 50).mT,
+        torch.randn(3, 50, 12)[..., ::2],
+        torch.randn(50, 3, 6).movedim(1, 0),
+    ):
+        assert_as_loop(x, *layers, activation=0)
+
+
+def test_activations_are_exact_for_numbers_of_all_sizes():
+    one = [torch.ones(1, 1, 1)] * 2, [None] * 2
+    x = torch.cat([torch.linspace(-100, 100, 4001), torch.logspace(-30, 30, 200), -torch.logspace(-30, 30, 200)])
+    for activation in (0, 1):
+        actual = fully_connected(x.view(1, -1, 1), *one, activation).flatten()
+        expected = FUNCTIONS[activation](x.double()).float()
+        torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("activation", [0, 1])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_what_is_not_finite_stays_so_and_in_its_row(activation, number):
+    x, layers = torch.randn(2, 40, 3), draw_layers(2, (3, 18, 18, 5))
+    expected = fully_connected(x, *layers, activation)
+    x[1, 7, 2] = number
+    actual = fully_connected(x, *layers, activation)
+    assert not actual[1, :, 7].isfinite().any()
+    actual[1, :, 7] = expected[1, :, 7]
+    assert torch.equal(actual, expected)
+
+
+def test_a_member_that_diverged_leaves_the_others_alone():
+    x, (weights, biases) = torch.randn(3, 40, 3), draw_layers(3, (3, 18, 5))
+    weights[0][1, 4, 2] = math.nan
+    actual = fully_connected(x, weights, biases, 0)
+    assert actual[1].isnan().all()
+    assert actual[[0, 2]].isfinite().all()
+
+
+def test_the_answer_does_not_depend_on_threads(n_threads_restored):
+    x, layers = torch.randn(5, 333, 10), draw_layers(5, (10, 40, 40, 3))
+    answers = []
+    for n_threads in (1, 2, 3):
+        torch.set_num_threads(n_threads)
+        answers.append(fully_connected(x, *layers, 0))
+    assert all(torch.equal(answer, answers[0]) for answer in answers)
+
+
+@pytest.fixture
+def n_threads_restored():
+    n_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n_threads)

@@ -1,0 +1,76 @@
+"""C++ is compiled once, and what can't be compiled is said once."""
+
+import os
+import stat
+import subprocess
+
+import pytest
+import torch
+
+from layeredrl.nets import native
+from layeredrl.nets.native import load_library
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """A file of C++, and a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "answers.cpp"
+    path.write_text('extern "C" int answer() { return 42; }')
+    yield path
+    load_library.cache_clear()
+
+
+def test_a_library_answers(source):
+    assert load_library(source).answer() == 42
+
+
+def test_a_library_is_compiled_once_for_each_version_of_the_source_and_the_compiler(source, monkeypatch):
+    n_compilations, run = 0, subprocess.run
+
+    def counting(*args, **kwargs):
+        nonlocal n_compilations
+        n_compilations += 1
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "run", counting)
+    for _ in range(2):
+        load_library.cache_clear()  # as another process would
+        assert load_library(source).answer() == 42
+    assert n_compilations == 1
+    source.write_text('extern "C" int answer() { return 43; }')
+    load_library.cache_clear()
+    assert load_library(source).answer() == 43
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another processor")
+    load_library.cache_clear()
+    assert load_library(source).answer() == 43
+    assert n_compilations == 3
+
+
+def test_without_a_compiler_there_is_none_and_torch_says_so(source, monkeypatch, recwarn):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    assert load_library(source) is None
+    assert not recwarn
+
+
+def test_a_compiler_that_fails_is_reported_once(source):
+    source.write_text("this is no C++")
+    with pytest.warns(UserWarning, match=r"compile=True: goes on with torch.compile, as .* failed: .*answers.cpp"):
+        assert load_library(source) is None
+    assert load_library(source) is None  # no second warning: it would be an error
+
+
+def test_a_compiler_that_does_not_exist_is_reported(source, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.warns(UserWarning, match="as no-such-compiler failed: .*No such file"):
+        assert load_library(source) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_cache_that_can_not_be_written_is_reported(source, tmp_path, monkeypatch):
+    file = tmp_path / "a file"
+    file.touch(mode=stat.S_IRUSR)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    with pytest.warns(UserWarning, match="Not a directory"):
+        assert load_library(source) is None
