@@ -13,7 +13,7 @@ from experiments.benchmark_peers import Peer
 from experiments.benchmark_sizes import Dynamics, Sizes
 from experiments.measuring import Call, LargeProduct, Row, Timing, repeated, timings
 
-OURS = "ours"
+OURS, UNFUSED = "ours", "ours with compile=False"
 BOUND = "bound: the same FLOPs as sgemm"
 LOOP = "plain loop over members"
 
@@ -99,7 +99,7 @@ def count_model_steps(dynamics: Dynamics, call: Call) -> int:
 
 
 class _ActivationCounter(TorchDispatchMode):
-    """Counts the numbers that go through SiLU, alone or as the last part of a linear operator."""
+    """Counts the numbers that go through SiLU, alone or as parts of a linear operator or of whole networks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,6 +111,9 @@ class _ActivationCounter(TorchDispatchMode):
         if func.name() in {"aten::silu", "aten::silu_"} or "swish" in [arg for arg in args if isinstance(arg, str)]:
             assert isinstance(output, Tensor)
             self.n_activations += output.numel()
+        elif func.name() == "layeredrl::fully_connected":
+            rows, weights, *_ = args
+            self.n_activations += rows.shape[:-1].numel() * sum(weight.shape[1] for weight in weights[:-1])
         return output
 
 

@@ -5,8 +5,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from experiments.benchmark_contest import OURS, Bench, compare
+from experiments.benchmark_contest import OURS, UNFUSED, Bench, compare
 from experiments.benchmark_peers import MBRL, PYTORCH_MPPI, TORCHRL
 from experiments.benchmark_plain import quadratic_cost
 from experiments.benchmark_sizes import Planning
@@ -38,7 +39,8 @@ def measure_plan(bench: Bench) -> list[Row]:
 def _pets_rows(bench: Bench) -> list[Row]:
     """With the task of mbrl-lib's own example."""
     planning = bench.sizes.pets
-    rivals: dict[str, Call] = {}
+    unfused = planning.agent(bench.device, fused=False)
+    rivals: dict[str, Call] = {UNFUSED: partial(unfused.act, _first_state(bench))}
     if MBRL in bench.peers:
         from experiments.benchmark_mbrl import mbrl_plan
 
@@ -90,11 +92,15 @@ def _plan_rows(bench: Bench, planner: str, agent: MPCAgent, rivals: dict[str, Ca
         bench,
         f"plan by {planner}, {describe(planning)}",
         planning,
-        partial(agent.act, torch.zeros(1, planning.n_states, device=bench.device)),
+        partial(agent.act, _first_state(bench)),
         rivals,
         flops_per_step=planning.step_flops,
         tolerance=n_extra * planning.candidate_steps,
     )
+
+
+def _first_state(bench: Bench) -> Tensor:
+    return torch.zeros(1, bench.sizes.pets.n_states, device=bench.device)
 
 
 def describe(planning: Planning) -> str:

@@ -1,10 +1,11 @@
 """How long the ensemble takes to look ahead: many particles for many steps, and few rows for one."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 
-from experiments.benchmark_contest import LOOP, Bench, compare
+from experiments.benchmark_contest import LOOP, UNFUSED, Bench, compare
 from experiments.benchmark_peers import MBRL
 from experiments.benchmark_plain import plain_members, plain_predict, plain_rollout
 from experiments.benchmark_sizes import Dynamics
@@ -24,17 +25,15 @@ def _rollout_rows(bench: Bench, dynamics: Dynamics, *, with_mbrl: bool) -> list[
     sizes, device = bench.sizes, bench.device
     state = torch.randn(sizes.n_starts, dynamics.n_states, device=device)
     actions = 2 * torch.rand(sizes.n_starts, sizes.horizon, dynamics.n_actions, device=device) - 1
-    model, members = dynamics.model(device), plain_members(dynamics, device)
-
-    @torch.no_grad()
-    def ours() -> None:
-        model.rollout(state, None, actions)
+    models = [dynamics.model(device, fused=fused) for fused in (True, False)]
+    members = plain_members(dynamics, device)
+    ours, unfused = (partial(torch.no_grad()(model.rollout), state, None, actions) for model in models)
 
     @torch.no_grad()
     def loop() -> None:
         plain_rollout(members, state, actions, dynamics.n_particles)
 
-    rivals: dict[str, Call] = {LOOP: loop}
+    rivals: dict[str, Call] = {UNFUSED: unfused, LOOP: loop}
     if with_mbrl:
         from experiments.benchmark_mbrl import mbrl_rollout
 

@@ -11,6 +11,7 @@ from experiments.measuring import forward_flops
 from layeredrl.agents.mpc_agent import MPCAgent
 from layeredrl.envs.tasks import TASKS, Task
 from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
+from layeredrl.nets.fully_connected import kernel_works
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
 from layeredrl.planners.cem import CEM
 from layeredrl.planners.objective import ModelObjective
@@ -58,8 +59,13 @@ class Dynamics:
         """Floating-point operations of one model step: one row through one network."""
         return forward_flops(self.n_inputs, self.hidden_sizes, self.n_outputs)
 
-    def model(self, device: torch.device | str = "cpu") -> ProbabilisticEnsemble:
-        """An ensemble that has learned nothing, which takes no less time."""
+    def model(self, device: torch.device | str = "cpu", *, fused: bool = True) -> ProbabilisticEnsemble:
+        """An ensemble that has learned nothing, which takes no less time.
+
+        Args:
+            device: where it lies.
+            fused: whether to run its layers on a CPU as one operation. Graphs of a GPU would hide what is counted.
+        """
         return ProbabilisticEnsemble(
             self.state_space,
             None,
@@ -69,6 +75,7 @@ class Dynamics:
             n_modes=self.n_modes,
             n_particles_per_model=self.n_particles,
             device=device,
+            compile=fused and torch.device(device).type == "cpu" and kernel_works(),
         )
 
 
@@ -94,6 +101,8 @@ class Planning(Dynamics):
         device: torch.device | str = "cpu",
         planner: Planner | None = None,
         task: Task | None = None,
+        *,
+        fused: bool = True,
     ) -> MPCAgent:
         """Plans by CEM for what counts in the environment, unless told otherwise."""
         task = task or TASKS[self.env_id]
@@ -105,7 +114,9 @@ class Planning(Dynamics):
             sampling=self.sampling,
             device=device,
         )
-        return MPCAgent(planner or cem, ModelObjective(self.model(device), task.reward, task.termination))
+        return MPCAgent(
+            planner or cem, ModelObjective(self.model(device, fused=fused), task.reward, task.termination)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,8 +87,10 @@ def test_model_steps_are_counted_where_the_activation_is_part_of_a_linear_operat
     assert count_model_steps(DYNAMICS, fused) == 6
 
 
-def test_the_ensemble_is_counted_by_particles_members_and_steps():
-    model = DYNAMICS.model()
+@torch.no_grad()
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_ensemble_is_counted_by_particles_members_and_steps(fused):
+    model = DYNAMICS.model(fused=fused)
     state, actions = torch.zeros(7, DYNAMICS.n_states), torch.zeros(7, 4, DYNAMICS.n_actions)
     n_steps = count_model_steps(DYNAMICS, lambda: model.rollout(state, None, actions))
     assert n_steps == 7 * 4 * DYNAMICS.n_models * DYNAMICS.n_particles

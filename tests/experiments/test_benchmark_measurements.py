@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments import benchmark_import, measuring
-from experiments.benchmark_contest import BOUND, LOOP
+from experiments.benchmark_contest import BOUND, LOOP, UNFUSED
 from experiments.benchmark_import import imported_modules, measure_import
 from experiments.benchmark_peers import MBRL, PYTORCH_MPPI, SKRL, TORCHRL, Peer
 from experiments.benchmark_planning import measure_envs, measure_pendulum, measure_plan
@@ -36,17 +36,17 @@ def rivals(rows):
 
 def test_without_peers_there_are_the_bound_and_the_plain_loop():
     bench = tiny_bench()
-    assert rivals(measure_rollout(bench)) == [BOUND, LOOP, BOUND, LOOP]
+    assert rivals(measure_rollout(bench)) == 2 * [BOUND, UNFUSED, LOOP]
     assert rivals(measure_predict(bench)) == [LOOP]
     assert rivals(measure_train(bench)) == [BOUND, LOOP]
     assert rivals(measure_fit(bench)) == [BOUND]
-    assert rivals(measure_plan(bench)) == [BOUND]
+    assert rivals(measure_plan(bench)) == [BOUND, UNFUSED]
     assert rivals(measure_pendulum(bench)) == ["the bar"]
     assert rivals(measure_policy(bench)) == []
 
 
 def test_a_mixture_has_a_bound_of_its_own():
-    gaussian, _, mixture, _ = measure_rollout(tiny_bench())
+    gaussian, _, _, mixture, *_ = measure_rollout(tiny_bench())
     assert "M=1" in gaussian.name
     assert f"M={TINY.n_modes}" in mixture.name
 
@@ -62,15 +62,15 @@ def test_a_training_step_takes_three_passes(monkeypatch):
 
 def test_mbrl_lib_does_the_same_work():
     bench = tiny_bench(installed(MBRL))
-    assert rivals(measure_rollout(bench)) == [BOUND, LOOP, MBRL.name, BOUND, LOOP]
+    assert rivals(measure_rollout(bench)) == [BOUND, UNFUSED, LOOP, MBRL.name, BOUND, UNFUSED, LOOP]
     assert rivals(measure_train(bench)) == [BOUND, LOOP, MBRL.name]
     assert rivals(measure_fit(bench)) == [BOUND, MBRL.name]
-    assert rivals(measure_plan(bench)) == [BOUND, MBRL.name]
+    assert rivals(measure_plan(bench)) == [BOUND, UNFUSED, MBRL.name]
 
 
 def test_torchrl_does_the_same_work():
     rows = measure_plan(tiny_bench(installed(TORCHRL)))
-    assert rivals(rows) == [BOUND, BOUND, f"{TORCHRL.name}, CEMPlanner"]
+    assert rivals(rows) == [BOUND, UNFUSED, BOUND, f"{TORCHRL.name}, CEMPlanner"]
     assert rows[-1].name.startswith("plan by CEM")
 
 
@@ -88,7 +88,7 @@ def test_torchrl_moves_every_particle_by_its_own_member():
 
 def test_pytorch_mppi_does_the_same_work():
     rows = measure_plan(tiny_bench(installed(PYTORCH_MPPI)))
-    assert rivals(rows) == [BOUND, BOUND, PYTORCH_MPPI.name]
+    assert rivals(rows) == [BOUND, UNFUSED, BOUND, PYTORCH_MPPI.name]
     assert rows[-1].name.startswith("plan by MPPI")
 
 
