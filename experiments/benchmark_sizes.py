@@ -11,7 +11,7 @@ from experiments.measuring import forward_flops
 from layeredrl.agents.mpc_agent import MPCAgent
 from layeredrl.envs.tasks import TASKS, Task
 from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
-from layeredrl.nets.fully_connected import kernel_works
+from layeredrl.nets.native.fully_connected import kernels_work
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
 from layeredrl.planners.cem import CEM
 from layeredrl.planners.objective import ModelObjective
@@ -75,7 +75,7 @@ class Dynamics:
             n_modes=self.n_modes,
             n_particles_per_model=self.n_particles,
             device=device,
-            compile=fused and torch.device(device).type == "cpu" and kernel_works(),
+            compile=fused and torch.device(device).type == "cpu" and kernels_work(),
         )
 
 

@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from layeredrl.nets.memory import keep_freed_memory
 from layeredrl.nets.precision import MatmulPrecision, check_matmul_precision, multiplying_on_gpu
-from layeredrl.nets.stacked_linear import FusedSequence, exchange_linear_layers, fusing_pays
+from layeredrl.nets.stacked_linear import FusedSequence, exchange_linear_layers, runs_fused
 from layeredrl.nets.turns import take_turns, turns_pay
 
 Inputs = tuple[Tensor | None, ...]
@@ -44,7 +44,7 @@ class Stacked(nn.Module):
         example: inputs for one member, on which the ways of running are tried: some rows of ordinary values, all
             different, and not E of them.
         matmul_precision: in which selected members multiply where no gradient is asked for: on a CPU, many rows.
-        fuse: whether fully connected layers are to be one operation on a CPU, where no gradient is asked for.
+        fuse: whether fully connected layers are to be one operation on a CPU.
 
     Raises:
         ValueError: the members' tensors differ in name or shape.
@@ -133,7 +133,7 @@ class Selection:
         return self.all_at_once.way is _run_exchanged and turns_pay(x) and not self._runs_fused(x)
 
     def _runs_fused(self, x: Float[Tensor, "E *batch n"]) -> bool:
-        return self._is_fused and fusing_pays(x)
+        return self._is_fused and runs_fused(x)
 
 
 def _selected_in_turns(gather: Callable[[], AllAtOnce], precision: MatmulPrecision, n_rows: int) -> nn.Module:

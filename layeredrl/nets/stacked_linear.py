@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from layeredrl.nets.fully_connected import ACTIVATIONS, fully_connected, kernel_works
+from layeredrl.nets.native.fully_connected import ACTIVATIONS, fully_connected, kernels_work
 
 # What treats every number alike, and so doesn't care how many members or rows there are; and what of it can
 # overwrite its input.
@@ -45,21 +45,21 @@ class StackedSequence(nn.Sequential):
 
 
 class FusedSequence(StackedSequence):
-    """One that is a single operation, for float32 rows on a CPU where no gradient is asked for."""
+    """One that is a single operation, for float32 rows on a CPU."""
 
     def forward(self, x: Float[Tensor, "E *batch n_in"]) -> Float[Tensor, "E *batch n_out"]:
-        linear = list(self)[::2]
-        if not fusing_pays(x) or linear[0].weight.dtype != torch.float32:
+        linear = [layer for layer in self if isinstance(layer, StackedLinear)]
+        if not runs_fused(x) or linear[0].weight.dtype != torch.float32:
             return super().forward(x)
         weights, biases = [layer.weight for layer in linear], [layer.bias for layer in linear]
         activation = ACTIVATIONS.index(type(self[1])) if len(self) > 1 else 0
         return _as_rows(fully_connected(x.flatten(1, -2), weights, biases, activation), x)
 
 
-def fusing_pays(x: Tensor) -> bool:
-    """Whether fused layers are faster for such rows. They have no gradient, and nothing to tell `torch.compile`."""
-    is_plain = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return is_plain and x.device.type == "cpu" and x.dtype == torch.float32 and kernel_works()
+def runs_fused(x: Tensor) -> bool:
+    """Whether fused layers run such rows as one operation, which `torch.compile` could make nothing of."""
+    is_plain = x.device.type == "cpu" and x.dtype == torch.float32
+    return is_plain and not torch.compiler.is_compiling() and kernels_work()
 
 
 def exchange_linear_layers(stacked: nn.Module, *, fuse: bool = False) -> nn.Module:
@@ -67,7 +67,7 @@ def exchange_linear_layers(stacked: nn.Module, *, fuse: bool = False) -> nn.Modu
 
     Args:
         stacked: the module.
-        fuse: whether sequences that the kernel of `fully_connected` knows are to be run by it.
+        fuse: whether sequences that the kernels of `fully_connected` know are to be run by them.
     """
     stacked = copy.deepcopy(stacked)
     for module in list(stacked.modules()):
@@ -95,10 +95,10 @@ def is_fully_connected(layers: Iterable[nn.Module]) -> bool:
 
 
 def _can_be_fused(layers: Sequence[nn.Module]) -> bool:
-    """Whether linear layers alternate with one activation that the kernel knows, and it works."""
+    """Whether linear layers alternate with one activation that the kernels know, and they work."""
     linear, between = layers[::2], {type(layer) for layer in layers[1::2]}
     alternate = len(layers) % 2 == 1 and all(isinstance(layer, StackedLinear) for layer in linear)
-    return alternate and len(between) <= 1 and between <= set(ACTIVATIONS) and kernel_works()
+    return alternate and len(between) <= 1 and between <= set(ACTIVATIONS) and kernels_work()
 
 
 def _as_columns(x: Float[Tensor, "E *batch n"]) -> Float[Tensor, "E n R"]:

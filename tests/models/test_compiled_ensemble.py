@@ -9,7 +9,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from layeredrl.nets import compiled
-from layeredrl.nets.fully_connected import kernel_works
+from layeredrl.nets.native.fully_connected import kernels_work
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
 from tests.models.ensembles import ACTION, CONTEXT, NESTED, draw, make_ensemble
 
@@ -49,7 +49,7 @@ def roll(model, n_rows, horizon, **more):
 
 @pytest.mark.parametrize("spaces", SPACES.values(), ids=SPACES.keys())
 @pytest.mark.parametrize("more", [{}, {"propagation": "ts1"}, {"members": torch.tensor([2, 0])}])
-@pytest.mark.parametrize(("net", "n_compiled"), [(KNOWN, 0 if kernel_works() else 1), (UNKNOWN, 1)])
+@pytest.mark.parametrize(("net", "n_compiled"), [(KNOWN, 0 if kernels_work() else 1), (UNKNOWN, 1)])
 def test_a_compiled_rollout_is_the_plain_one(counter, spaces, more, net, n_compiled):
     plain, fast = make(spaces, False, net), make(spaces, True, net)
     fast.load_state_dict(plain.state_dict())

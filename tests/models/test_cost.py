@@ -1,10 +1,13 @@
 """What steps of rollouts and training cost: operations, not seconds, so that no change slows them unseen."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from layeredrl.models.losses import for_everyone
+from layeredrl.nets.native.fully_connected import kernels_work
 from layeredrl.nets.turns import BLOCK_ROWS, ROWS_FOR_TURNS
 from layeredrl.training.trainer import clip_member_gradients
 from tests.models.ensembles import NET, draw, make_batch, make_ensemble
@@ -26,10 +29,10 @@ class Calls(TorchDispatchMode):
 
 
 @torch.no_grad()
-def calls_per_step(n_rows, *, n_models=3, n_modes=2, n_particles=2):
+def calls_per_step(n_rows, *, n_models=3, n_modes=2, n_particles=2, **more):
     """Operations of one more step, for `n_rows` of each member."""
     settings = {"n_models": n_models, "n_modes": n_modes, "n_particles_per_model": n_particles}
-    model = make_ensemble(**settings)
+    model = make_ensemble(**settings, **more)
     state = draw(model.state_space, n_rows // n_particles)
     counts = []
     for horizon in (1, 2, 3):  # the first query also prepares its checks
@@ -104,3 +107,14 @@ def test_a_training_step_takes_as_many_operations_for_any_number_of_members_and_
     expected = calls_per_training_step(3, 16)
     assert expected < MOST_OF_A_TRAINING_STEP
     assert calls_per_training_step(7, 64) == expected
+
+
+@pytest.mark.skipif(not kernels_work(), reason="no C++ compiler")
+def test_fused_layers_are_one_operation_for_any_number_of_rows_members_and_layers(unchecked):
+    expected = calls_per_step(FEW, compile=True)
+    n_layers = len(NET.keywords["hidden_sizes"]) + 1
+    assert expected <= calls_per_step(FEW) - 2 * n_layers
+    deep = partial(NET, hidden_sizes=(8, 8, 8, 8))
+    for more in ({"n_models": 7}, {"net": deep}):
+        assert calls_per_step(FEW, compile=True, **more) == expected
+    assert calls_per_step(2 * BLOCK_ROWS, compile=True) == expected

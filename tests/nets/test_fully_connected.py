@@ -1,15 +1,17 @@
-"""The kernel answers as a plain loop over members and layers in double precision."""
+"""The kernels answer as a plain loop over members and layers in double precision."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.autograd import grad
 from torch.nn.functional import relu, silu
 
-from layeredrl.nets.fully_connected import fully_connected
+from layeredrl.nets.native.fully_connected import fully_connected
 
 FUNCTIONS = (silu, relu)
 
@@ -35,8 +37,20 @@ def loop(x, weights, biases, activation):
 
 
 def assert_as_loop(x, weights, biases, activation):
+    """Values without gradients and with them, and these: of rows, weights and biases."""
+    expected = loop(x, weights, biases, activation)
+    close = partial(torch.testing.assert_close, rtol=1e-5, atol=2e-5)
+    with torch.no_grad():
+        close(fully_connected(x, weights, biases, activation).mT, expected.float())
+    leaves = [tensor for tensor in (x, *weights, *biases) if tensor is not None]
+    for leaf in leaves:
+        leaf.requires_grad_()
     actual, expected = fully_connected(x, weights, biases, activation).mT, loop(x, weights, biases, activation)
-    torch.testing.assert_close(actual, expected.float(), rtol=1e-5, atol=1e-5)
+    close(actual, expected.float())
+    of_out = torch.randn_like(actual)
+    for got, wanted in zip(grad(actual, leaves, of_out), grad(expected, leaves, of_out.double()), strict=True):
+        scale = wanted.abs().max().clamp_min(1.0) if wanted.numel() > 0 else 1.0
+        close(got / scale, wanted / scale)
 
 
 # Around the sizes of vectors and tiles, on processors of all kinds.
@@ -72,13 +86,15 @@ def test_rows_may_lie_anywhere_in_memory():
         assert_as_loop(x, *layers, activation=0)
 
 
-def test_activations_are_exact_for_numbers_of_all_sizes():
+@pytest.mark.parametrize("activation", [0, 1])
+def test_activations_and_slopes_are_exact_for_numbers_of_all_sizes(activation):
     one = [torch.ones(1, 1, 1)] * 2, [None] * 2
-    x = torch.cat([torch.linspace(-100, 100, 4001), torch.logspace(-30, 30, 200), -torch.logspace(-30, 30, 200)])
-    for activation in (0, 1):
-        actual = fully_connected(x.view(1, -1, 1), *one, activation).flatten()
-        expected = FUNCTIONS[activation](x.double()).float()
-        torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-7)
+    sizes = torch.logspace(-30, 30, 200)
+    x = torch.cat([torch.linspace(-100, 100, 4001), sizes, -sizes]).view(1, -1, 1).requires_grad_()
+    actual, expected = fully_connected(x, *one, activation).mT, FUNCTIONS[activation](x.double())
+    torch.testing.assert_close(actual, expected.float(), rtol=1e-6, atol=1e-7)
+    slopes, expected_slopes = (grad(value.sum(), x)[0] for value in (actual, expected))
+    torch.testing.assert_close(slopes, expected_slopes, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("activation", [0, 1])
@@ -101,13 +117,40 @@ def test_a_member_that_diverged_leaves_the_others_alone():
     assert actual[[0, 2]].isfinite().all()
 
 
-def test_the_answer_does_not_depend_on_threads(n_threads_restored):
-    x, layers = torch.randn(5, 333, 10), draw_layers(5, (10, 40, 40, 3))
+def test_neither_answers_nor_gradients_depend_on_threads(n_threads_restored):
+    x, (weights, biases) = torch.randn(5, 333, 10), draw_layers(5, (10, 40, 40, 3))
+    leaves = [tensor.requires_grad_() for tensor in (x, *weights, *biases)]
     answers = []
     for n_threads in (1, 2, 3):
         torch.set_num_threads(n_threads)
-        answers.append(fully_connected(x, *layers, 0))
-    assert all(torch.equal(answer, answers[0]) for answer in answers)
+        out = fully_connected(x, weights, biases, 0)
+        answers.append([out, *grad(out.square().sum(), leaves)])
+    for answer in answers[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(answer, answers[0], strict=True))
+
+
+def test_many_rows_add_up_to_the_gradients_of_few():
+    x, (weights, biases) = torch.randn(2, 3000, 5), draw_layers(2, (5, 33, 2))
+    leaves = [tensor.requires_grad_() for tensor in (*weights, *biases)]
+    together = grad(fully_connected(x, weights, biases, 1).sum(), leaves)
+    parts = [grad(fully_connected(part, weights, biases, 1).sum(), leaves) for part in x.split(7, dim=1)]
+    for got, own in zip(together, zip(*parts, strict=True), strict=True):
+        torch.testing.assert_close(got, torch.stack(own).sum(dim=0), rtol=1e-4, atol=1e-3)
+
+
+def test_only_what_is_asked_for_gets_a_gradient():
+    x, (weights, biases) = torch.randn(2, 20, 5), draw_layers(2, (5, 9, 2))
+    weights[0].requires_grad_()
+    fully_connected(x, weights, biases, 0).sum().backward()
+    assert weights[0].grad.abs().sum() > 0
+    assert x.grad is None
+    assert weights[1].grad is None
+
+
+def test_gradients_can_not_be_differentiated_again():
+    x = torch.randn(2, 20, 5, requires_grad=True)
+    with pytest.raises(RuntimeError, match="can't be differentiated again, expected compile=False"):
+        grad(fully_connected(x, *draw_layers(2, (5, 9, 2)), 0).sum(), x, create_graph=True)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import subprocess
 import pytest
 import torch
 
-from layeredrl.nets import native
-from layeredrl.nets.native import load_library
+from layeredrl.nets.native import library
+from layeredrl.nets.native.library import load_library
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_library_is_compiled_once_for_each_version_of_the_source_and_the_compi
 
 def test_without_a_compiler_there_is_none_and_torch_says_so(source, monkeypatch, recwarn):
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    monkeypatch.setattr(library.shutil, "which", lambda name: None)
     assert load_library(source) is None
     assert not recwarn
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from layeredrl.nets import stacked_linear, turns
-from layeredrl.nets.fully_connected import kernel_works
+from layeredrl.nets.native.fully_connected import kernels_work
 from layeredrl.nets.stacked import Stacked
 from layeredrl.nets.stacked_linear import StackedLinear
 from layeredrl.nets.turns import ROWS_FOR_TURNS
@@ -99,7 +99,7 @@ def test_what_is_fused_equals_a_loop_with_gradients_and_without(kind, n_rows):
     x, order = rows_of_all_kinds(n_rows), torch.tensor([2, 0])
     with torch.no_grad(), Calls() as calls:
         together, chosen = stacked(x), stacked.select(order).run(x[:2])
-    assert calls.names.count("layeredrl::fully_connected") == 2 * kernel_works()
+    assert calls.names.count("layeredrl::fully_connected") == 2 * kernels_work()
     with torch.no_grad():
         expected = torch.stack([member(rows) for member, rows in zip(members, x, strict=True)])
         expected_of_chosen = torch.stack([members[e](rows) for e, rows in zip(order, x[:2], strict=True)])
@@ -141,7 +141,7 @@ def test_what_the_kernel_does_not_know_is_not_fused(layers):
 def test_what_is_fused_goes_as_before_where_the_kernel_does_not_work(monkeypatch):
     members = [FUSED["deep"]() for _ in range(E)]
     stacked, x = Stacked(members, (torch.randn(5, IN),), fuse=True), rows_of_all_kinds()
-    monkeypatch.setattr(stacked_linear, "kernel_works", lambda: False)  # as on another machine
+    monkeypatch.setattr(stacked_linear, "kernels_work", lambda: False)  # as on another machine
     with torch.no_grad(), Calls() as calls:
         stacked(x)
     assert "layeredrl::fully_connected" not in calls.names

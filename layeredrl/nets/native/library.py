@@ -20,15 +20,18 @@ COMPILERS = ("c++", "g++", "clang++")
 
 @cache
 def load_library(source: Path) -> ctypes.CDLL | None:
-    """The functions of a C++ file; None where there is no compiler, or, after one warning, where it fails."""
+    """The functions of a C++ file, which may include its neighbours.
+
+    None where there is no compiler, or, after one warning, where it fails.
+    """
     compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
     if compiler is None:
         return None  # torch.compile, which comes next, warns of that
     try:
         return ctypes.CDLL(str(_compile(source, compiler)))
     except (OSError, subprocess.CalledProcessError) as error:
-        said = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
-        reason = next(iter(said.strip().splitlines()), repr(error))
+        lines = (error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)).splitlines()
+        reason = next((line for line in lines if "error" in line.lower()), lines[0] if lines else repr(error))
         warnings.warn(f"compile=True: goes on with torch.compile, as {compiler} failed: {reason}", stacklevel=2)
         return None
 
@@ -37,7 +40,8 @@ def _compile(source: Path, compiler: str) -> Path:
     """Where the compiled file lies, which is compiled once for each kind of processor and each of its versions."""
     architecture = ARCHITECTURES.get(torch.backends.cpu.get_cpu_capability())
     command = [compiler, *FLAGS, *([f"-march={architecture}"] if architecture else [])]
-    key = hashlib.sha256(repr(command).encode() + source.read_bytes()).hexdigest()[:16]
+    sources = sorted([source, *source.parent.glob("*.h")])
+    key = hashlib.sha256(repr(command).encode() + b"".join(map(Path.read_bytes, sources))).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "layeredrl"
     library = folder / f"{source.stem}-{key}.so"
     if not library.exists():

@@ -1,0 +1,168 @@
+"""Fully connected layers of E networks on a CPU, by the kernels of `fully_connected.cpp`. Everything is float32."""
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from layeredrl.nets.native.library import load_library
+
+# That the kernels know, by their numbers.
+ACTIVATIONS = (nn.SiLU, nn.ReLU)
+
+_Int, _Pointer = ctypes.c_int64, ctypes.c_void_p
+
+
+def fully_connected(
+    x: Float[Tensor, "E R F"], weights: Sequence[Tensor], biases: Sequence[Tensor | None], activation: int
+) -> Float[Tensor, "E n_out R"]:
+    """Linear layers with an activation between each two, as one operation.
+
+    Args:
+        x: rows.
+        weights, biases: of each layer, `(E, out, in)` and `(E, out)`; no bias: None.
+        activation: its index among `ACTIVATIONS`.
+
+    Returns:
+        Rows that stand upright. They can be differentiated once.
+    """
+    if torch.is_grad_enabled():
+        return _FullyConnected.apply(x, activation, *weights, *biases)
+    return _forward(x, weights, biases, activation, False)[0]
+
+
+def kernels_work() -> bool:
+    """Whether this machine has the kernels; the first call ever compiles them, which takes some seconds."""
+    return _load() is not None
+
+
+class _FullyConnected(torch.autograd.Function):
+    """Its arguments: rows, the index of the activation, all weights, all biases."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, activation: int, *tensors: Any) -> Tensor:
+        n_layers = len(tensors) // 2
+        weights, biases = tensors[:n_layers], tensors[n_layers:]
+        out, kept = _forward(x, weights, biases, activation, True)
+        ctx.n_rows, ctx.has_bias = x.shape[1], [bias is not None for bias in biases]
+        ctx.save_for_backward(kept, *weights)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # by create_graph=True
+            raise RuntimeError(
+                "compile=True: gradients can't be differentiated again, expected compile=False for that"
+            )
+        kept, *weights = ctx.saved_tensors
+        weights = [weight.contiguous() for weight in weights]
+        sizes, n_members = _sizes(weights), len(of_out)
+        kernels = _kernels()
+        of_sums = kept.new_empty(n_members * kernels.padded(ctx.n_rows) * sum(sizes))
+        of_weights = [torch.empty_like(weight) for weight in weights]
+        of_biases = [
+            w.new_empty(w.shape[:2]) if has else None for w, has in zip(weights, ctx.has_bias, strict=True)
+        ]
+        of_x = kept.new_empty(n_members, sizes[0], ctx.n_rows) if ctx.needs_input_grad[0] else None
+        kernels.backward(
+            n_members,
+            ctx.n_rows,
+            len(weights),
+            _numbers(sizes),
+            _addresses(weights),
+            kept[0].data_ptr(),
+            kept[1].data_ptr(),
+            of_out.data_ptr(),
+            _numbers(of_out.mT.stride()),
+            of_sums.data_ptr(),
+            _addresses(of_weights),
+            _addresses(of_biases),
+            None if of_x is None else of_x.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return None if of_x is None else of_x.mT, None, *of_weights, *of_biases
+
+
+@torch.library.custom_op("layeredrl::fully_connected", mutates_args=(), device_types="cpu")
+def _forward(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], activation: int, keep: bool
+) -> list[Tensor]:
+    """An operator, so that profilers and the like can see it.
+
+    Returns:
+        Upright rows; and, if asked to keep them, what goes into each layer, and the slopes of the activations that
+        made it, in the kernels' own order.
+    """
+    kernels = _kernels()
+    weights = [weight.contiguous() for weight in weights]
+    biases = [None if bias is None else bias.contiguous() for bias in biases]
+    sizes, (n_members, n_rows, _) = _sizes(weights), x.shape
+    out = x.new_empty(n_members, sizes[-1], n_rows)
+    kept = x.new_empty(2, n_members * kernels.padded(n_rows) * sum(sizes[:-1])) if keep else None
+    kernels.forward(
+        n_members,
+        n_rows,
+        len(weights),
+        _numbers(sizes),
+        _addresses(weights),
+        _addresses(biases),
+        activation,
+        x.data_ptr(),
+        _numbers(x.stride()),
+        None if kept is None else kept[0].data_ptr(),
+        None if kept is None else kept[1].data_ptr(),
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return [out] if kept is None else [out, kept]
+
+
+class _Kernels(NamedTuple):
+    """Functions of the library; see there for what they take."""
+
+    padded: Any
+    forward: Any
+    backward: Any
+
+
+def _kernels() -> _Kernels:
+    kernels = _load()
+    assert kernels is not None, "fully_connected was called where kernels_work() is false"
+    return kernels
+
+
+@cache
+def _load() -> _Kernels | None:
+    library = load_library(Path(__file__).with_suffix(".cpp"))
+    if library is None:
+        return None
+    networks = [*[_Int] * 3, *[_Pointer] * 2]
+    types: dict[str, tuple[Any, list[Any]]] = {
+        "padded": (_Int, [_Int]),
+        "forward": (None, [*networks, _Pointer, ctypes.c_int, *[_Pointer] * 5, ctypes.c_int]),
+        "backward": (None, [*networks, *[_Pointer] * 8, ctypes.c_int]),
+    }
+    functions = {}
+    for name, (returned, taken) in types.items():
+        function: Any = getattr(library, f"fully_connected_{name}")
+        function.restype, function.argtypes = returned, taken
+        functions[name] = function
+    return _Kernels(**functions)
+
+
+def _sizes(weights: Sequence[Tensor]) -> list[int]:
+    """Of the inputs, and of the outputs of each layer."""
+    return [weights[0].shape[2], *(weight.shape[1] for weight in weights)]
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> Any:
+    return (_Pointer * len(tensors))(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))
+
+
+def _numbers(numbers: Sequence[int]) -> Any:
+    return (_Int * len(numbers))(*numbers)

@@ -1,0 +1,77 @@
+// Vectors of numbers, as wide as the processor has them, and what activations make of them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+// Numbers in a vector, and vectors that a tile adds up in: the other registers hold what is multiplied.
+#if defined(__AVX512F__)
+constexpr int64_t V = 16, SUMS = 24;
+#elif defined(__AVX__)
+constexpr int64_t V = 8, SUMS = 12;
+#elif defined(__aarch64__)
+constexpr int64_t V = 4, SUMS = 24;
+#else
+constexpr int64_t V = 4, SUMS = 12;
+#endif
+
+typedef float Vector __attribute__((vector_size(4 * V), aligned(4)));
+typedef int32_t Integers __attribute__((vector_size(4 * V), aligned(4)));
+
+inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
+inline void store(float* to, const Vector& x) { *reinterpret_cast<Vector*>(to) = x; }
+constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// The transpose of V vectors: swaps the blocks beside the diagonal, of half the size, then those within each block.
+template <int64_t SIZE, std::size_t... LANES>
+void transpose(Vector* rows, std::index_sequence<LANES...> lanes) {
+    for (int64_t i = 0; i < V; i++) {
+        if (i & SIZE) continue;
+        Vector upper = rows[i], lower = rows[i + SIZE];
+        rows[i] = __builtin_shufflevector(upper, lower, (LANES & SIZE ? V + LANES - SIZE : LANES)...);
+        rows[i + SIZE] = __builtin_shufflevector(upper, lower, (LANES & SIZE ? V + LANES : LANES + SIZE)...);
+    }
+    if constexpr (SIZE > 1) transpose<SIZE / 2>(rows, lanes);
+}
+
+// exp(-x) for -87 <= x <= 87, nearly to the last bit: a power of two, of its whole part as an exponent and of the
+// rest as a polynomial.
+inline Vector exponential_of_minus(Vector x) {
+    constexpr float LOG2_E = 1.44269504f, ROUNDING = 3 << 22;  // so large that what is added to it becomes whole
+    Vector shifted = x * -LOG2_E + ROUNDING, rest = x * -LOG2_E - (shifted - ROUNDING);
+    Vector p = rest * 0.0013264732f + 0.00967151392f;  // minimax, of relative error 9e-08
+    p = p * rest + 0.0555073358f;
+    p = p * rest + 0.240222424f;
+    p = p * rest + 0.693147004f;
+    p = p * rest + 1.0f;
+    return (Vector)((Integers)p + ((Integers)shifted << 23));
+}
+
+inline Vector reciprocal(Vector x) {
+#if defined(__AVX512F__)
+    Vector estimate = (Vector)_mm512_rcp14_ps((__m512)x);
+    return estimate * (2.0f - x * estimate);
+#else
+    return 1.0f / x;
+#endif
+}
+
+// What an activation makes of numbers, and its slope there. Both hand on what is no number.
+struct Activated {
+    Vector value, slope;
+};
+struct SiLU {
+    static Activated of(Vector x) {
+        Vector low = Vector{} - 87.0f, high = Vector{} + 87.0f, z = x > low ? x : low;
+        Vector sigmoid = reciprocal(1.0f + exponential_of_minus(z < high ? z : high)), value = x * sigmoid;
+        return {value, sigmoid + value * (1.0f - sigmoid)};
+    }
+};
+struct ReLU {
+    static Activated of(Vector x) { return {x <= 0.0f ? Vector{} : x, x <= 0.0f ? Vector{} : Vector{} + 1.0f}; }
+};
