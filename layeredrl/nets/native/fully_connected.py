@@ -33,7 +33,7 @@ def fully_connected(
     """
     if torch.is_grad_enabled():
         return _FullyConnected.apply(x, activation, *weights, *biases)
-    return _forward(x, weights, biases, activation, False)[0]
+    return torch.ops.layeredrl.fully_connected(x, weights, biases, activation, False)[0]
 
 
 def kernels_work() -> bool:
@@ -48,7 +48,7 @@ class _FullyConnected(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, activation: int, *tensors: Any) -> Tensor:
         n_layers = len(tensors) // 2
         weights, biases = tensors[:n_layers], tensors[n_layers:]
-        out, kept = _forward(x, weights, biases, activation, True)
+        out, kept = torch.ops.layeredrl.fully_connected(x, weights, biases, activation, True)
         ctx.n_rows, ctx.has_bias = x.shape[1], [bias is not None for bias in biases]
         ctx.save_for_backward(kept, *weights)
         return out
@@ -88,11 +88,10 @@ class _FullyConnected(torch.autograd.Function):
         return None if of_x is None else of_x.mT, None, *of_weights, *of_biases
 
 
-@torch.library.custom_op("layeredrl::fully_connected", mutates_args=(), device_types="cpu")
 def _forward(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], activation: int, keep: bool
 ) -> list[Tensor]:
-    """An operator, so that profilers and the like can see it.
+    """The operator `layeredrl::fully_connected`: one, so that profilers and the like can see it.
 
     Returns:
         Upright rows; and, if asked to keep them, what goes into each layer, and the slopes of the activations that
@@ -120,6 +119,14 @@ def _forward(
         torch.get_num_threads(),
     )
     return [out] if kept is None else [out, kept]
+
+
+# `torch.library.custom_op` would take longer for all of that, and at each call too.
+_LIBRARY = torch.library.Library("layeredrl", "FRAGMENT")
+_LIBRARY.define(
+    "fully_connected(Tensor x, Tensor[] weights, Tensor?[] biases, int activation, bool keep) -> Tensor[]"
+)
+_LIBRARY.impl("fully_connected", _forward, "CPU")
 
 
 class _Kernels(NamedTuple):
