@@ -16,9 +16,11 @@ def gradients(model, batch) -> list[torch.Tensor]:
     return [parameter.grad.clone() for parameter in model.get_parameters()]
 
 
-@pytest.mark.parametrize("predict_delta", [True, False])
-def test_loss_is_likelihood_plus_termination_summed_over_members(predict_delta):
-    model = make_ensemble(n_models=3, n_modes=2, context_space=CONTEXT, predict_delta=predict_delta)
+@pytest.mark.parametrize(("predict_delta", "compile"), [(True, False), (False, False), (True, True)])
+def test_loss_is_likelihood_plus_termination_summed_over_members(predict_delta, compile):
+    model = make_ensemble(
+        n_models=3, n_modes=2, context_space=CONTEXT, predict_delta=predict_delta, compile=compile
+    )
     batch = make_batch(40, CONTEXT)
     expected = torch.zeros(())
     log_scale = model.members.targets.var.sqrt().log().sum()

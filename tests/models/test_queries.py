@@ -19,9 +19,11 @@ def spaces(request):
 
 
 @pytest.mark.parametrize(("n_models", "n_modes"), SIZES)
-@pytest.mark.parametrize("predict_delta", [True, False])
-def test_predict_equals_a_loop_over_members(n_models, n_modes, predict_delta, spaces):
-    model = make_ensemble(n_models=n_models, n_modes=n_modes, predict_delta=predict_delta, **spaces)
+@pytest.mark.parametrize(("predict_delta", "compile"), [(True, False), (False, False), (True, True)])
+def test_predict_equals_a_loop_over_members(n_models, n_modes, predict_delta, compile, spaces):
+    model = make_ensemble(
+        n_models=n_models, n_modes=n_modes, predict_delta=predict_delta, compile=compile, **spaces
+    )
     state, context, action = query(model, 7)
     prediction = model.predict(state, context, action)
     loop = LoopEnsemble(model)

@@ -31,13 +31,17 @@ def start(n: int) -> tuple[torch.Tensor, None, torch.Tensor]:
 @pytest.mark.parametrize(
     "spaces", [(None, ACTION), (CONTEXT, DISCRETE), (NESTED, NESTED)], ids=["plain", "discrete", "nested"]
 )
-def test_deterministic_rollout_is_the_recursion_of_each_members_mean(n_models, n_modes, n_particles, spaces):
+@pytest.mark.parametrize("compile", [False, True])
+def test_deterministic_rollout_is_the_recursion_of_each_members_mean(
+    n_models, n_modes, n_particles, spaces, compile
+):
     model = make_ensemble(
         context_space=spaces[0],
         action_space=spaces[1],
         n_models=n_models,
         n_modes=n_modes,
         n_particles_per_model=n_particles,
+        compile=compile,
     )
     state, context, _ = query(model, 5)
     actions = draw(spaces[1], 5, 6)
