@@ -84,7 +84,7 @@ class Args:
     propagation: Propagation = "ts_inf"
     """How particles move through members."""
     compile: bool = False
-    """Compile the networks for planning. On a CPU, that takes a C++ compiler."""
+    """Make the networks faster. On a CPU, that takes a C++ compiler."""
     # With few data, an epoch has few steps.
     trainer: TrainerConfig = field(
         default_factory=partial(TrainerConfig, max_epochs=400, max_updates=3000, patience=40)
@@ -143,7 +143,13 @@ def main(args: Args) -> None:
     buffer = ReplayBuffer(state_space, None, action_space, capacity=args.steps + args.n_envs, device=args.device)
     trainer = EnsembleTrainer(model, args.trainer, progress=True)
     reward_model = RewardModel(
-        state_space, None, action_space, args.n_models, hidden_states=task.hidden, device=args.device
+        state_space,
+        None,
+        action_space,
+        args.n_models,
+        hidden_states=task.hidden,
+        device=args.device,
+        compile=args.compile,
     )
     reward_trainer = EnsembleTrainer(reward_model, args.trainer, progress=True)
     value = ScaledValue(state_space, action_space, MLP(activation=nn.SiLU), args.device, hidden_states=task.hidden)

@@ -39,6 +39,7 @@ class RewardModel(Ensemble):
         hidden_states: indices of coordinates of the state that aren't read, because the reward mustn't depend on
             where in them it is earned, such as a position on an endless track. Their change is read all the same.
         device: where parameters and inputs lie.
+        compile: on a CPU, make one operation of the networks, as `ProbabilisticEnsemble` does.
     """
 
     visible: Tensor
@@ -54,6 +55,7 @@ class RewardModel(Ensemble):
         *,
         hidden_states: Sequence[int] = (),
         device: torch.device | str = torch.device("cpu"),
+        compile: bool = False,
     ):
         super().__init__()
         check_transition_spaces(state_space, context_space, action_space)
@@ -67,7 +69,8 @@ class RewardModel(Ensemble):
         n_inputs = len(visible) + sum(map(feature_size, (context_space, action_space, state_space)))
         nets = [GaussianMLP(n_inputs, hidden_sizes, nonlinearity) for _ in range(n_models)]
         # Rows unlike E, so that a mixed-up axis shows.
-        self.nets = Stacked(nets, (torch.linspace(-1.0, 1.0, (n_models + 2) * n_inputs).view(-1, n_inputs),))
+        example = torch.linspace(-1.0, 1.0, (n_models + 2) * n_inputs).view(-1, n_inputs)
+        self.nets = Stacked(nets, (example,), fuse=compile)
         # Every fit takes the moments anew from all of its data: no batch fades.
         self.inputs = RunningMoments(n_inputs, momentum=1.0)
         self.rewards = RunningMoments(1, momentum=1.0)

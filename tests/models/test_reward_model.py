@@ -38,8 +38,9 @@ def opinions(model: RewardModel, transition, **more) -> Tensor:
 
 
 @pytest.mark.parametrize(("context_space", "action_space"), SPACES)
-def test_it_is_the_mean_of_a_loop_over_members(context_space, action_space):
-    model = make(context_space, action_space)
+@pytest.mark.parametrize("compile", [False, True])
+def test_it_is_the_mean_of_a_loop_over_members(context_space, action_space, compile):
+    model = make(context_space, action_space, compile=compile)
     transition = draw_transition(context_space, action_space, (20,), few=(20,))
     torch.testing.assert_close(model(*transition), opinions(model, transition).mean(dim=0))
 
