@@ -58,11 +58,12 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
             training data alone.
         hidden_states: indices of state coordinates that the networks don't read, such as a position that the
             dynamics don't depend on. They are foretold all the same.
-        compile: make queries without gradients faster. On a CPU, fully connected networks with SiLU or ReLU become
-            one operation, by a kernel that the C++ compiler of the machine makes at the first use, in some seconds.
-            Of others and on GPUs, `torch.compile` makes one graph of what they do in a step, which takes seconds at
-            the first query, and again at the first one of another number of rows; many rows on a CPU go without.
-            Where no compiler works, one warning says so.
+        compile: make queries and training faster. On a CPU, fully connected networks with SiLU or ReLU become one
+            operation, by kernels that the machine's C++ compiler makes at the first use, in some seconds, and whose
+            gradients can't be differentiated again. Of other networks, of those that multiply in `bfloat16`, and on
+            GPUs, `torch.compile` makes one graph of what they do in a step, which takes seconds at the first query,
+            and again at the first one of another number of rows; many rows on a CPU go without. Where no compiler
+            works, one warning says so.
             On a GPU, what a `ModelObjective` asks of it is captured as one CUDA graph as well; see there what that
             demands of rewards.
         matmul_precision: in which networks multiply where no gradient is asked for, and rows are many if on a CPU.
