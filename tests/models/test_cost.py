@@ -7,9 +7,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from layeredrl.models.losses import for_everyone
-from layeredrl.nets.native.fully_connected import kernels_work
 from layeredrl.nets.turns import BLOCK_ROWS, ROWS_FOR_TURNS
 from layeredrl.training.trainer import clip_member_gradients
+from tests.compiler import needs_compiler
 from tests.models.ensembles import NET, draw, make_batch, make_ensemble
 
 # What a step is made of, apart from the products, biases and activations of members that take turns.
@@ -109,7 +109,7 @@ def test_a_training_step_takes_as_many_operations_for_any_number_of_members_and_
     assert calls_per_training_step(7, 64) == expected
 
 
-@pytest.mark.skipif(not kernels_work(), reason="no C++ compiler")
+@needs_compiler
 def test_fused_layers_are_one_operation_for_any_number_of_rows_members_and_layers(unchecked):
     expected = calls_per_step(FEW, compile=True)
     n_layers = len(NET.keywords["hidden_sizes"]) + 1

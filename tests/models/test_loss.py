@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy
 
+from tests.compiler import needs_compiler
 from tests.models.ensembles import CONTEXT, make_batch, make_ensemble, make_fixed
 from tests.reference.loop_ensemble import LoopEnsemble
 
@@ -16,7 +17,9 @@ def gradients(model, batch) -> list[torch.Tensor]:
     return [parameter.grad.clone() for parameter in model.get_parameters()]
 
 
-@pytest.mark.parametrize(("predict_delta", "compile"), [(True, False), (False, False), (True, True)])
+@pytest.mark.parametrize(
+    ("predict_delta", "compile"), [(True, False), (False, False), pytest.param(True, True, marks=needs_compiler)]
+)
 def test_loss_is_likelihood_plus_termination_summed_over_members(predict_delta, compile):
     model = make_ensemble(
         n_models=3, n_modes=2, context_space=CONTEXT, predict_delta=predict_delta, compile=compile

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from tests.compiler import needs_compiler
 from tests.models.ensembles import ACTION, CONTEXT, DISCRETE, NESTED, draw, make_ensemble, make_fixed, query
 from tests.reference.loop_ensemble import LoopEnsemble
 
+FUSED = pytest.param(True, True, marks=needs_compiler)
 SIZES = [(1, 1), (3, 1), (1, 2), (4, 3)]
 
 
@@ -19,7 +21,7 @@ def spaces(request):
 
 
 @pytest.mark.parametrize(("n_models", "n_modes"), SIZES)
-@pytest.mark.parametrize(("predict_delta", "compile"), [(True, False), (False, False), (True, True)])
+@pytest.mark.parametrize(("predict_delta", "compile"), [(True, False), (False, False), FUSED])
 def test_predict_equals_a_loop_over_members(n_models, n_modes, predict_delta, compile, spaces):
     model = make_ensemble(
         n_models=n_models, n_modes=n_modes, predict_delta=predict_delta, compile=compile, **spaces

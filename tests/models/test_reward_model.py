@@ -7,6 +7,7 @@ from torch import Tensor
 
 from layeredrl.models.reward_model import RewardModel
 from layeredrl.types import Batch
+from tests.compiler import needs_compiler
 from tests.models.ensembles import ACTION, CONTEXT, DISCRETE, STATE, draw, make_batch
 from tests.reference.loop_rewards import LoopRewards
 
@@ -38,7 +39,7 @@ def opinions(model: RewardModel, transition, **more) -> Tensor:
 
 
 @pytest.mark.parametrize(("context_space", "action_space"), SPACES)
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=needs_compiler)])
 def test_it_is_the_mean_of_a_loop_over_members(context_space, action_space, compile):
     model = make(context_space, action_space, compile=compile)
     transition = draw_transition(context_space, action_space, (20,), few=(20,))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from layeredrl.models.propagation import MERGE
+from tests.compiler import needs_compiler
 from tests.models.ensembles import (
     ACTION,
     CONTEXT,
@@ -31,7 +32,7 @@ def start(n: int) -> tuple[torch.Tensor, None, torch.Tensor]:
 @pytest.mark.parametrize(
     "spaces", [(None, ACTION), (CONTEXT, DISCRETE), (NESTED, NESTED)], ids=["plain", "discrete", "nested"]
 )
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=needs_compiler)])
 def test_deterministic_rollout_is_the_recursion_of_each_members_mean(
     n_models, n_modes, n_particles, spaces, compile
 ):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from layeredrl.nets.compiled import Compiled
+from tests.compiler import needs_compiler
 
 
 def scaled_sum(x, scale):
@@ -15,6 +16,7 @@ def x():
     return torch.randn(5, 3)
 
 
+@needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch uses what it deprecates
 def test_a_compiled_function_answers_as_it_is(x, unchecked):
     torch.testing.assert_close(Compiled(scaled_sum)(x, 2.0), scaled_sum(x, 2.0))

@@ -12,7 +12,9 @@ from torch.autograd import grad
 from torch.nn.functional import relu, silu
 
 from layeredrl.nets.native.fully_connected import fully_connected
+from tests.compiler import needs_compiler
 
+pytestmark = needs_compiler
 FUNCTIONS = (silu, relu)
 
 

@@ -9,6 +9,9 @@ import torch
 
 from layeredrl.nets.native import library
 from layeredrl.nets.native.library import load_library
+from tests.compiler import needs_compiler
+
+pytestmark = needs_compiler
 
 
 @pytest.fixture
