@@ -39,7 +39,8 @@ class RewardModel(Ensemble):
         hidden_states: indices of coordinates of the state that aren't read, because the reward mustn't depend on
             where in them it is earned, such as a position on an endless track. Their change is read all the same.
         device: where parameters and inputs lie.
-        compile: on a CPU, make one operation of the networks, as `ProbabilisticEnsemble` does.
+        compile: make one operation of the networks, as `ProbabilisticEnsemble` does: on a CPU, where there is a C++
+            compiler.
     """
 
     visible: Tensor

@@ -37,7 +37,7 @@ void forward_block(const Networks<NV>& nets, const Forward& pass, int64_t e, int
     nets.stand_up(pass.x, pass.steps, sizes[0], e, block, inputs(0));
     for (int64_t l = 0; l < last; l++) {
         float *next = inputs(l + 1), *slopes = KEEP ? pass.slopes + nets.panel(e, l + 1, block) : nullptr;
-        product<false, NV>(sizes[l + 1], nets.matrix(e, l), bias(l), inputs(l),
+        product<false, NV>(sizes[l + 1], nets.matrix(e, l, false), bias(l), inputs(l),
                            [=](int64_t i, int64_t j, const Vector& sums) {
                                Activated activated = Activation::of(sums);
                                store(next + (i * NV + j) * V, activated.value);
@@ -49,10 +49,10 @@ void forward_block(const Networks<NV>& nets, const Forward& pass, int64_t e, int
     float* out = pass.out + e * n_out * nets.n_rows + block * WIDTH;
     float* to = n == WIDTH ? out : turns[(last + 1) % 2];
     int64_t step = n == WIDTH ? nets.n_rows : WIDTH;
-    product<false, NV>(n_out, nets.matrix(e, last), bias(last), inputs(last),
+    product<false, NV>(n_out, nets.matrix(e, last, false), bias(last), inputs(last),
                        [=](int64_t i, int64_t j, const Vector& sums) { store(to + i * step + j * V, sums); });
-    for (int64_t i = 0; to != out && i < n_out; i++)
-        std::memcpy(out + i * nets.n_rows, to + i * step, n * sizeof(float));
+    if (to == out) return;
+    for (int64_t i = 0; i < n_out; i++) std::memcpy(out + i * nets.n_rows, to + i * step, n * sizeof(float));
 }
 
 template <class Activation, int64_t NV>
@@ -89,7 +89,7 @@ void backward_block(const Networks<NV>& nets, const Backward& pass, int64_t e, i
     for (int64_t l = last; l > 0; l--) {
         const float* slopes = pass.slopes + nets.panel(e, l, block);
         float* next = of_sums(l - 1);
-        product<true, NV>(sizes[l], nets.transposed(e, l), nullptr, of_sums(l),
+        product<true, NV>(sizes[l], nets.matrix(e, l, true), nullptr, of_sums(l),
                           [=](int64_t i, int64_t j, const Vector& sums) {
                               int64_t place = (i * NV + j) * V;
                               store(next + place, sums * load(slopes + place));
@@ -98,7 +98,7 @@ void backward_block(const Networks<NV>& nets, const Backward& pass, int64_t e, i
     if (!pass.of_x) return;
     int64_t n = std::min(WIDTH, nets.n_rows - block * WIDTH);
     float *panel = scratch(sizes[0] * WIDTH), *of_x = pass.of_x + e * sizes[0] * nets.n_rows + block * WIDTH;
-    product<true, NV>(sizes[0], nets.transposed(e, 0), nullptr, of_sums(0),
+    product<true, NV>(sizes[0], nets.matrix(e, 0, true), nullptr, of_sums(0),
                       [=](int64_t i, int64_t j, const Vector& sums) { store(panel + (i * NV + j) * V, sums); });
     for (int64_t i = 0; i < sizes[0]; i++)
         std::memcpy(of_x + i * nets.n_rows, panel + i * WIDTH, n * sizeof(float));

@@ -32,7 +32,9 @@ def load_library(source: Path) -> ctypes.CDLL | None:
     except (OSError, subprocess.CalledProcessError) as error:
         lines = (error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)).splitlines()
         reason = next((line for line in lines if "error" in line.lower()), lines[0] if lines else repr(error))
-        warnings.warn(f"compile=True: goes on with torch.compile, as {compiler} failed: {reason}", stacklevel=2)
+        warnings.warn(
+            f"compile=True: goes on without its own kernels, as {compiler} failed: {reason}", stacklevel=2
+        )
         return None
 
 

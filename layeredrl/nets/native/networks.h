@@ -33,11 +33,9 @@ struct Networks {
 
     int64_t widest() const { return *std::max_element(sizes, sizes + n_layers + 1); }
     int64_t n_blocks() const { return (n_rows + WIDTH - 1) / WIDTH; }
-    Matrix matrix(int64_t e, int64_t l) const {
-        return {weights[l] + e * sizes[l + 1] * sizes[l], sizes[l], 1, sizes[l], 0};
-    }
-    Matrix transposed(int64_t e, int64_t l) const {
-        return {weights[l] + e * sizes[l + 1] * sizes[l], sizes[l], 1, sizes[l + 1], 0};
+    // The weights of a layer, or their transpose, which has as many columns as the layer has outputs.
+    Matrix matrix(int64_t e, int64_t l, bool transposed) const {
+        return {weights[l] + e * sizes[l + 1] * sizes[l], sizes[l], 1, sizes[l + transposed], 0};
     }
     // Where a panel of what goes into layer `l` lies among those of all layers, members and blocks.
     int64_t panel(int64_t e, int64_t l, int64_t block) const {
