@@ -10,7 +10,7 @@ from torch import Tensor
 from experiments.benchmark_contest import OURS, UNFUSED, Bench, compare
 from experiments.benchmark_peers import MBRL, PYTORCH_MPPI, TORCHRL
 from experiments.benchmark_plain import quadratic_cost
-from experiments.benchmark_sizes import Planning
+from experiments.benchmark_sizes import Planning, can_be_fused
 from experiments.measuring import Call, Row, Timing
 from experiments.pets import HORIZON
 from experiments.pets import Args as PetsArgs
@@ -39,8 +39,9 @@ def measure_plan(bench: Bench) -> list[Row]:
 def _pets_rows(bench: Bench) -> list[Row]:
     """With the task of mbrl-lib's own example."""
     planning = bench.sizes.pets
-    unfused = planning.agent(bench.device, fused=False)
-    rivals: dict[str, Call] = {UNFUSED: partial(unfused.act, _first_state(bench))}
+    rivals: dict[str, Call] = {}
+    if can_be_fused(bench.device):
+        rivals[UNFUSED] = partial(planning.agent(bench.device, fused=False).act, _first_state(bench))
     if MBRL in bench.peers:
         from experiments.benchmark_mbrl import mbrl_plan
 

@@ -8,7 +8,7 @@ import torch
 from experiments.benchmark_contest import LOOP, UNFUSED, Bench, compare
 from experiments.benchmark_peers import MBRL
 from experiments.benchmark_plain import plain_members, plain_predict, plain_rollout
-from experiments.benchmark_sizes import Dynamics
+from experiments.benchmark_sizes import Dynamics, can_be_fused
 from experiments.measuring import Call, Row
 
 
@@ -33,7 +33,8 @@ def _rollout_rows(bench: Bench, dynamics: Dynamics, *, with_mbrl: bool) -> list[
     def loop() -> None:
         plain_rollout(members, state, actions, dynamics.n_particles)
 
-    rivals: dict[str, Call] = {UNFUSED: unfused, LOOP: loop}
+    rivals: dict[str, Call] = {UNFUSED: unfused} if can_be_fused(device) else {}
+    rivals[LOOP] = loop
     if with_mbrl:
         from experiments.benchmark_mbrl import mbrl_rollout
 

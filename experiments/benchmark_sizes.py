@@ -19,6 +19,11 @@ from layeredrl.planners.planner import Planner
 from layeredrl.planners.search_space import Sampling
 
 
+def can_be_fused(device: torch.device | str) -> bool:
+    """Whether networks become one operation there. Graphs of a GPU would hide what is counted."""
+    return torch.device(device).type == "cpu" and kernels_work()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dynamics:
     """The size of an ensemble of fully connected networks with SiLU, and of what it foretells."""
@@ -64,7 +69,7 @@ class Dynamics:
 
         Args:
             device: where it lies.
-            fused: whether to run its layers on a CPU as one operation. Graphs of a GPU would hide what is counted.
+            fused: whether to run its layers as one operation, where that is possible.
         """
         return ProbabilisticEnsemble(
             self.state_space,
@@ -75,7 +80,7 @@ class Dynamics:
             n_modes=self.n_modes,
             n_particles_per_model=self.n_particles,
             device=device,
-            compile=fused and torch.device(device).type == "cpu" and kernels_work(),
+            compile=fused and can_be_fused(device),
         )
 
 
