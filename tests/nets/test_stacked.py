@@ -8,15 +8,12 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from layeredrl.nets import stacked_linear, turns
-from layeredrl.nets.native.fully_connected import kernels_work
+from layeredrl.nets import turns
 from layeredrl.nets.stacked import Stacked
 from layeredrl.nets.stacked_linear import StackedLinear
 from layeredrl.nets.turns import ROWS_FOR_TURNS
-
-E, IN, OUT = 3, 4, 2
+from tests.nets.loops import IN, OUT, E, assert_equals_a_loop, inner, last, rows_of_all_kinds, sequential
 
 
 class OwnParameters(nn.Module):
@@ -43,10 +40,6 @@ class Apply(nn.Module):
         return self.function(x)
 
 
-def sequential(*layers):
-    return lambda: nn.Sequential(*(layer() for layer in layers))
-
-
 def tied():
     """One parameter under two names."""
     net = nn.Sequential(nn.Linear(IN, IN), nn.ReLU(), nn.Linear(IN, IN))
@@ -54,7 +47,6 @@ def tied():
     return net
 
 
-inner, last = partial(nn.Linear, IN, 8), partial(nn.Linear, 8, OUT)
 FAST = {
     "linear": sequential(inner, nn.ReLU, partial(last, bias=False)),
     "bare-linear": partial(nn.Linear, IN, OUT),
@@ -82,105 +74,6 @@ def build(kind, n_members=E):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return members, Stacked(members, (torch.randn(5, IN),))
-
-
-FUSED = {
-    "linear": sequential(inner, nn.ReLU, partial(last, bias=False)),
-    "deep": sequential(inner, nn.SiLU, partial(nn.Linear, 8, 8), nn.SiLU, last),
-    "nested": lambda: nn.Sequential(nn.Sequential(inner(), nn.SiLU(), last()), nn.Tanh()),
-}
-
-
-@pytest.mark.parametrize("kind", FUSED)
-@pytest.mark.parametrize("n_rows", [1, 6, ROWS_FOR_TURNS])
-def test_what_is_fused_equals_a_loop_with_gradients_and_without(kind, n_rows):
-    members = [FUSED[kind]() for _ in range(E)]
-    stacked = Stacked(members, (torch.randn(5, IN),), fuse=True)
-    x, order = rows_of_all_kinds(n_rows), torch.tensor([2, 0])
-    with torch.no_grad(), Calls() as calls:
-        together, chosen = stacked(x), stacked.select(order).run(x[:2])
-    assert calls.names.count("layeredrl::fully_connected") == 2 * kernels_work()
-    with torch.no_grad():
-        expected = torch.stack([member(rows) for member, rows in zip(members, x, strict=True)])
-        expected_of_chosen = torch.stack([members[e](rows) for e, rows in zip(order, x[:2], strict=True)])
-    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(chosen, expected_of_chosen, rtol=1e-4, atol=1e-5)
-    assert_equals_a_loop(members, stacked, x)
-
-
-def test_what_is_fused_goes_as_before_in_double_precision():
-    members = [FUSED["deep"]().double() for _ in range(E)]
-    stacked, x = (
-        Stacked([member.float() for member in members], (torch.randn(5, IN),), fuse=True).double(),
-        rows_of_all_kinds(),
-    )
-    with torch.no_grad():
-        expected = torch.stack([member.double()(rows) for member, rows in zip(members, x.double(), strict=True)])
-        torch.testing.assert_close(stacked(x.double()), expected)
-
-
-@pytest.mark.parametrize(
-    "layers",
-    [
-        (inner, nn.Tanh, last),
-        (inner, nn.ReLU, nn.ReLU, last),
-        (inner, nn.ReLU),
-        (inner, nn.ReLU, partial(nn.Linear, 8, 8), nn.SiLU, last),
-    ],
-)
-def test_what_the_kernel_does_not_know_is_not_fused(layers):
-    members = [sequential(*layers)() for _ in range(E)]
-    stacked, x = Stacked(members, (torch.randn(5, IN),), fuse=True), rows_of_all_kinds()
-    with torch.no_grad(), Calls() as calls:
-        together = stacked(x)
-    assert "layeredrl::fully_connected" not in calls.names
-    expected = torch.stack([member(rows) for member, rows in zip(members, x, strict=True)])
-    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_what_is_fused_goes_as_before_where_the_kernel_does_not_work(monkeypatch):
-    members = [FUSED["deep"]() for _ in range(E)]
-    stacked, x = Stacked(members, (torch.randn(5, IN),), fuse=True), rows_of_all_kinds()
-    monkeypatch.setattr(stacked_linear, "kernels_work", lambda: False)  # as on another machine
-    with torch.no_grad(), Calls() as calls:
-        stacked(x)
-    assert "layeredrl::fully_connected" not in calls.names
-
-
-class Calls(TorchDispatchMode):
-    """Names the operations inside of it."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(func.name())
-        return func(*args, **(kwargs or {}))
-
-
-def rows_of_all_kinds(n_rows=6, n_members=E):
-    """Inputs of each member: of different signs and sizes."""
-    return torch.randn(n_members, n_rows, IN) + torch.tensor([3.0, -3.0, 0.5])[:n_members, None, None]
-
-
-def grad(x):
-    return torch.zeros_like(x) if x.grad is None else x.grad
-
-
-def assert_equals_a_loop(members, stacked, x):
-    """Values, and gradients of every parameter and of the inputs."""
-    members, leaves = [copy.deepcopy(m) for m in members], [x.clone().requires_grad_() for _ in range(2)]
-    expected = torch.stack([member(rows) for member, rows in zip(members, leaves[0], strict=True)])
-    got = stacked(leaves[1])
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
-    weights = torch.randn_like(expected)
-    (expected * weights).sum().backward()
-    (got * weights).sum().backward()
-    torch.testing.assert_close(leaves[1].grad, leaves[0].grad, rtol=1e-3, atol=1e-5)
-    for name, _ in members[0].named_parameters():
-        together = torch.stack([grad(member.get_parameter(name)) for member in members])
-        torch.testing.assert_close(grad(stacked.members.get_parameter(name)), together, rtol=1e-3, atol=1e-4)
 
 
 @ALL
