@@ -170,7 +170,8 @@ class ModelObjective:
         n_particles, n_plans = state.shape[1:3]
         size = n_plans if self.max_rows is None else max(1, self.max_rows // n_particles)
         if size >= n_plans:
-            return _per_particle(name, function(*transition), state)
+            # A copy, as parts joined are: terms may write to it.
+            return _per_particle(name, function(*transition), state).clone(memory_format=torch.contiguous_format)
         parts = zip(
             state.split(size, dim=2),
             _split(context, size, n_plans),

@@ -295,3 +295,30 @@ def test_moments_that_no_term_asks_for_are_not_computed(monkeypatch):
     assert ModelObjective(model, reward)(state)(plans).isfinite().all()
     with pytest.raises(AssertionError, match="moments were computed"):
         ModelObjective(model, reward, terms=[MOPOPenalty(1.0)])(state)(plans)
+
+
+def test_a_term_may_write_to_the_rewards_and_ends_that_it_gets():
+    """Even if the reward is a part of the state, or one number for all particles."""
+
+    def writes(step, action, rewards, ends):
+        rewards -= 100.0
+        ends += 0.1
+        return rewards, ends
+
+    def returns(step, action, rewards, ends):
+        return rewards - 100.0, ends + 0.1
+
+    def position(state, context, action, next_state):
+        return next_state[..., 0]
+
+    def half(state, context, action, next_state):
+        return torch.tensor(0.5)
+
+    model = make_model()
+    (state, _), plans = start(model), draw_plans(model)
+    for max_rows in (None, 5):
+        first, second = (
+            ModelObjective(model, position, half, terms=[term], max_rows=max_rows)(state, generator=seeded())(plans)
+            for term in (writes, returns)
+        )
+        assert torch.equal(first, second)
