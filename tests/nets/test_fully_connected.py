@@ -73,8 +73,36 @@ def test_any_sizes(n_members, n_rows, sizes, activation, with_bias, seed):
     assert_as_loop(torch.randn(n_members, n_rows, sizes[0]), *draw_layers(n_members, sizes, with_bias), activation)
 
 
+# So many numbers that matrix units multiply them, where the processor has some.
+@settings(deadline=None, max_examples=30)
+@given(
+    n_members=st.integers(1, 3),
+    n_rows=st.integers(250, 600),
+    width=st.integers(132, 170),
+    others=st.lists(SIZES, min_size=2, max_size=4),
+    place=st.integers(0, 3),
+    activation=st.sampled_from([0, 1]),
+    with_bias=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_many_rows_of_wide_layers(n_members, n_rows, width, others, place, activation, with_bias, seed):
+    torch.manual_seed(seed)
+    sizes = [*others[:place], width, *others[place:]]
+    assert_as_loop(torch.randn(n_members, n_rows, sizes[0]), *draw_layers(n_members, sizes, with_bias), activation)
+
+
 def test_wide_layers():
     assert_as_loop(torch.randn(2, 100, 30), *draw_layers(2, (30, 512, 300, 7)), activation=0)
+
+
+@pytest.mark.parametrize("n_rows", [50, 500])
+def test_answers_are_as_exact_as_float32(n_rows):
+    x, (weights, biases) = torch.randn(2, n_rows, 200), draw_layers(2, (200, 200, 200))
+    exact = loop(x, weights, biases, 0)
+    plain = torch.nn.functional.silu(torch.baddbmm(biases[0].unsqueeze(1), x, weights[0].mT))
+    plain = torch.baddbmm(biases[1].unsqueeze(1), plain, weights[1].mT)
+    errors = [(answer - exact).abs().mean() for answer in (fully_connected(x, weights, biases, 0).mT, plain)]
+    assert errors[0] < 2.5 * errors[1]
 
 
 def test_rows_may_lie_anywhere_in_memory():
@@ -101,8 +129,9 @@ def test_activations_and_slopes_are_exact_for_numbers_of_all_sizes(activation):
 
 @pytest.mark.parametrize("activation", [0, 1])
 @pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_what_is_not_finite_stays_so_and_in_its_row(activation, number):
-    x, layers = torch.randn(2, 40, 3), draw_layers(2, (3, 18, 18, 5))
+@pytest.mark.parametrize(("n_rows", "width"), [(40, 18), (300, 132)])
+def test_what_is_not_finite_stays_so_and_in_its_row(activation, number, n_rows, width):
+    x, layers = torch.randn(2, n_rows, 3), draw_layers(2, (3, width, width, 5))
     expected = fully_connected(x, *layers, activation)
     x[1, 7, 2] = number
     actual = fully_connected(x, *layers, activation)
@@ -111,16 +140,19 @@ def test_what_is_not_finite_stays_so_and_in_its_row(activation, number):
     assert torch.equal(actual, expected)
 
 
-def test_a_member_that_diverged_leaves_the_others_alone():
-    x, (weights, biases) = torch.randn(3, 40, 3), draw_layers(3, (3, 18, 5))
-    weights[0][1, 4, 2] = math.nan
+@pytest.mark.parametrize(("n_rows", "sizes"), [(40, (3, 18, 5)), (300, (3, 132, 203, 132, 5))])
+def test_a_member_that_diverged_leaves_the_others_alone(n_rows, sizes):
+    x, (weights, biases) = torch.randn(3, n_rows, 3), draw_layers(3, sizes)
+    for weight in weights:
+        weight[1] = math.nan
     actual = fully_connected(x, weights, biases, 0)
     assert actual[1].isnan().all()
     assert actual[[0, 2]].isfinite().all()
 
 
-def test_neither_answers_nor_gradients_depend_on_threads(n_threads_restored):
-    x, (weights, biases) = torch.randn(5, 333, 10), draw_layers(5, (10, 40, 40, 3))
+@pytest.mark.parametrize("width", [40, 140])
+def test_neither_answers_nor_gradients_depend_on_threads(width, n_threads_restored):
+    x, (weights, biases) = torch.randn(5, 333, 10), draw_layers(5, (10, width, width, 3))
     leaves = [tensor.requires_grad_() for tensor in (x, *weights, *biases)]
     answers = []
     for n_threads in (1, 2, 3):
@@ -131,8 +163,9 @@ def test_neither_answers_nor_gradients_depend_on_threads(n_threads_restored):
         assert all(torch.equal(one, other) for one, other in zip(answer, answers[0], strict=True))
 
 
-def test_many_rows_add_up_to_the_gradients_of_few():
-    x, (weights, biases) = torch.randn(2, 3000, 5), draw_layers(2, (5, 33, 2))
+@pytest.mark.parametrize("width", [33, 133])
+def test_many_rows_add_up_to_the_gradients_of_few(width):
+    x, (weights, biases) = torch.randn(2, 3000, 5), draw_layers(2, (5, width, 2))
     leaves = [tensor.requires_grad_() for tensor in (*weights, *biases)]
     together = grad(fully_connected(x, weights, biases, 1).sum(), leaves)
     parts = [grad(fully_connected(part, weights, biases, 1).sum(), leaves) for part in x.split(7, dim=1)]

@@ -63,7 +63,8 @@ class _FullyConnected(torch.autograd.Function):
         weights = [weight.contiguous() for weight in weights]
         sizes, n_members = _sizes(weights), len(of_out)
         kernels = _kernels()
-        of_sums = kept.new_empty(n_members * kernels.padded(ctx.n_rows) * sum(sizes))
+        padded = kernels.padded(n_members, ctx.n_rows, len(weights), _numbers(sizes))
+        of_sums = kept.new_empty(n_members * padded * sum(sizes))
         of_weights = [torch.empty_like(weight) for weight in weights]
         of_biases = [
             w.new_empty(w.shape[:2]) if has else None for w, has in zip(weights, ctx.has_bias, strict=True)
@@ -102,7 +103,8 @@ def _forward(
     biases = [None if bias is None else bias.contiguous() for bias in biases]
     sizes, (n_members, n_rows, _) = _sizes(weights), x.shape
     out = x.new_empty(n_members, sizes[-1], n_rows)
-    kept = x.new_empty(2, n_members * kernels.padded(n_rows) * sum(sizes[:-1])) if keep else None
+    padded = kernels.padded(n_members, n_rows, len(weights), _numbers(sizes)) if keep else 0
+    kept = x.new_empty(2, n_members * padded * sum(sizes[:-1])) if keep else None
     kernels.forward(
         n_members,
         n_rows,
@@ -150,7 +152,7 @@ def _load() -> _Kernels | None:
         return None
     networks = [*[_Int] * 3, *[_Pointer] * 2]
     types: dict[str, tuple[Any, list[Any]]] = {
-        "padded": (_Int, [_Int]),
+        "padded": (_Int, [*[_Int] * 3, _Pointer]),
         "forward": (None, [*networks, _Pointer, ctypes.c_int, *[_Pointer] * 5, ctypes.c_int]),
         "backward": (None, [*networks, *[_Pointer] * 8, ctypes.c_int]),
     }

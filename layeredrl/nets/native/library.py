@@ -12,9 +12,12 @@ from pathlib import Path
 
 import torch
 
-FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
+FLAGS = ("-std=c++17", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 # By what torch says of the processor. Named, not `native`, as machines of several kinds may share a home directory.
-ARCHITECTURES = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}
+ARCHITECTURES = {
+    "AVX2": ("-march=x86-64-v3",),
+    "AVX512": ("-march=x86-64-v4", "-mamx-tile", "-mamx-bf16"),
+}
 COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -40,8 +43,8 @@ def load_library(source: Path) -> ctypes.CDLL | None:
 
 def _compile(source: Path, compiler: str) -> Path:
     """Where the compiled file lies, which is compiled once for each kind of processor and each of its versions."""
-    architecture = ARCHITECTURES.get(torch.backends.cpu.get_cpu_capability())
-    command = [compiler, *FLAGS, *([f"-march={architecture}"] if architecture else [])]
+    architecture = ARCHITECTURES.get(torch.backends.cpu.get_cpu_capability(), ())
+    command = [compiler, *FLAGS, *architecture]
     sources = sorted([source, *source.parent.glob("*.h")])
     key = hashlib.sha256(repr(command).encode() + b"".join(map(Path.read_bytes, sources))).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "layeredrl"

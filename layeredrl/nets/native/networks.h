@@ -1,4 +1,4 @@
-// E networks of one shape, and the panels that blocks of their rows stand upright in.
+// E networks of one shape, the panels that blocks of their rows stand upright in, and how these are shared out.
 #pragma once
 
 #include <algorithm>
@@ -6,64 +6,95 @@
 #include <numeric>
 #include <vector>
 
-#include "products.h"
+#include "vectors.h"
 
 // Memory of a thread's own, from where cache lines begin.
-inline float* scratch(int64_t n_numbers) {
+template <int WHICH>
+float* scratch(int64_t n_numbers) {
     thread_local std::vector<float> memory;
     if (static_cast<int64_t>(memory.size()) < n_numbers + V) memory.resize(n_numbers + V);
-    return reinterpret_cast<float*>(round_up(reinterpret_cast<std::intptr_t>(memory.data()), 4 * V));
+    return align(memory.data());
 }
 
-// The width of a block, in vectors, that leaves the fewest of its columns empty.
-inline int64_t block_vectors(int64_t n_rows) {
-    int64_t best = WIDEST;
-    for (int64_t n = WIDEST - 1; n > 0; n--)
-        if (round_up(n_rows, n * V) < round_up(n_rows, best * V)) best = n;
-    return best;
-}
-
-template <int64_t NV>
 struct Networks {
-    static constexpr int64_t WIDTH = NV * V;  // of blocks
-
     int64_t n_members, n_rows, n_layers;
     const int64_t* sizes;         // of the inputs, and of the outputs of each layer
     const float* const* weights;  // of each layer, (E, out, in)
+    int64_t width;                // of blocks, as it suits what multiplies
 
     int64_t widest() const { return *std::max_element(sizes, sizes + n_layers + 1); }
-    int64_t n_blocks() const { return (n_rows + WIDTH - 1) / WIDTH; }
-    // The weights of a layer, or their transpose, which has as many columns as the layer has outputs.
-    Matrix matrix(int64_t e, int64_t l, bool transposed) const {
-        return {weights[l] + e * sizes[l + 1] * sizes[l], sizes[l], 1, sizes[l + transposed], 0};
-    }
+    int64_t n_blocks() const { return (n_rows + width - 1) / width; }
     // Where a panel of what goes into layer `l` lies among those of all layers, members and blocks.
     int64_t panel(int64_t e, int64_t l, int64_t block) const {
         int64_t n_before = n_members * n_blocks() * std::accumulate(sizes, sizes + l, int64_t{0});
-        return (n_before + (e * n_blocks() + block) * sizes[l]) * WIDTH;
+        return (n_before + (e * n_blocks() + block) * sizes[l]) * width;
     }
+    // Rows of a block that there are; the others are empty.
+    int64_t n_rows_of(int64_t block) const { return std::min(width, n_rows - block * width); }
 
     // A block of rows, upright; zeros where there are no more rows.
     void stand_up(const float* rows, const int64_t* steps, int64_t n_features, int64_t e, int64_t block,
                   float* panel) const {
-        rows += e * steps[0] + block * WIDTH * steps[1];
-        int64_t n = std::min(WIDTH, n_rows - block * WIDTH);
-        for (int64_t k = 0; k < n_features; k++)
-            for (int64_t r = 0; r < WIDTH; r++)
-                panel[k * WIDTH + r] = r < n ? rows[r * steps[1] + k * steps[2]] : 0.0f;
+        rows += e * steps[0] + block * width * steps[1];
+        for (int64_t k = 0, n = n_rows_of(block); k < n_features; k++)
+            for (int64_t r = 0; r < width; r++)
+                panel[k * width + r] = r < n ? rows[r * steps[1] + k * steps[2]] : 0.0f;
     }
 };
 
-// Calls `use(networks)` with blocks that suit the number of rows.
-template <class Use>
-void with_networks(int64_t n_members, int64_t n_rows, int64_t n_layers, const int64_t* sizes,
-                   const float* const* weights, Use use) {
-    switch (block_vectors(n_rows)) {
-        case 1:
-            return use(Networks<1>{n_members, n_rows, n_layers, sizes, weights});
-        case 2:
-            return use(Networks<2>{n_members, n_rows, n_layers, sizes, weights});
-        default:
-            return use(Networks<3>{n_members, n_rows, n_layers, sizes, weights});
+// Some blocks, one after the other.
+struct Range {
+    int64_t first, n;
+};
+
+// How blocks of rows are shared out: up to `most` at a time, so that weights are read once for all of them, but
+// fewer if threads would get unequal shares.
+struct Tasks {
+    int64_t n_blocks, per_member, size, n;
+
+    Tasks(const Networks& nets, int64_t most, int n_threads) : n_blocks(nets.n_blocks()) {
+        int64_t fair = nets.n_members * n_blocks / (4 * n_threads);
+        int64_t few = std::max<int64_t>(1, std::min(most, fair));
+        per_member = (n_blocks + few - 1) / few, n = nets.n_members * per_member;
+        size = (n_blocks + per_member - 1) / std::max<int64_t>(1, per_member);
     }
-}
+    int64_t member(int64_t task) const { return task / per_member; }
+    Range blocks(int64_t task) const {
+        int64_t first = task % per_member * size;
+        return {first, std::min(size, n_blocks - first)};
+    }
+};
+
+// Memory for what goes into one layer and what comes out of it, by turns, and for upright rows.
+template <class Unit>
+struct Panels {
+    int64_t size, n;
+    float *memory, *upright;
+
+    Panels(const Networks& nets, int64_t n_blocks)
+        : size(Unit::Panel::size(nets.widest())),
+          n(n_blocks),
+          memory(scratch<0>(2 * n * size + nets.widest() * nets.width)),
+          upright(memory + 2 * n * size) {}
+    // Of each block `b`, for layer `l`.
+    auto of(int64_t l, int64_t n_features) const {
+        return [=, first = memory + l % 2 * n * size, step = size](int64_t b) {
+            return typename Unit::Panel(first + b * step, n_features);
+        };
+    }
+};
+
+// Numbers of a matrix in memory, up to n in a row: where a product goes, or is added.
+struct Rows {
+    float* numbers;
+    int64_t step, n;
+    bool add;
+
+    Rows from(int64_t c) const { return {numbers + c, step, n - c, add}; }
+    void put(int64_t i, int64_t j, const Vector& x) const {
+        float* to = numbers + i * step + j * V;
+        if (!add && (j + 1) * V <= n) return store(to, x);
+        for (int64_t c = 0; c < std::min(V, n - j * V); c++) to[c] = add ? to[c] + x[c] : x[c];
+    }
+};
+inline Vector as_it_is(int64_t, int64_t, int64_t, const Vector& x) { return x; }

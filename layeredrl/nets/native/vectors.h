@@ -25,7 +25,16 @@ typedef int32_t Integers __attribute__((vector_size(4 * V), aligned(4)));
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
 inline void store(float* to, const Vector& x) { *reinterpret_cast<Vector*>(to) = x; }
+inline float sum(const Vector& x) {
+    float all = 0.0f;
+    for (int64_t c = 0; c < V; c++) all += x[c];
+    return all;
+}
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+template <class Number>
+Number* align(Number* to) {
+    return reinterpret_cast<Number*>(round_up(reinterpret_cast<std::intptr_t>(to), 64));  // a line of the cache
+}
 
 // The transpose of V vectors: swaps the blocks beside the diagonal, of half the size, then those within each block.
 template <int64_t SIZE, std::size_t... LANES>

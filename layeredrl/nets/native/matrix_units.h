@@ -1,0 +1,127 @@
+// Networks run by matrix units: panels and weights in tiles.
+#pragma once
+
+#if defined(__linux__) && defined(__AMX_BF16__)
+#define MATRIX_UNITS
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "networks.h"
+#include "tiles.h"
+
+struct MatrixUnits {
+    static constexpr int64_t NV = 2, WIDTH = NV * V, GRADIENT_WIDTH = 8 * WIDTH, BLOCKS = 16;
+
+    // By a thread.
+    struct InUse {
+        InUse() {
+            // Eight tiles of 16 rows of 64 bytes. Static, as compilers may think that only the first few are read.
+            static const struct alignas(64) {
+                uint8_t palette = 1, start_row = 0, reserved[14] = {};
+                uint16_t n_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+                uint8_t n_rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+            } configuration;
+            _tile_loadconfig(&configuration);
+        }
+        ~InUse() { _tile_release(); }
+    };
+    struct Panel : TilePanel {
+        static int64_t size(int64_t n_features) { return TilePanel::size(n_features) / 2; }
+        Panel(float* memory, int64_t n_features)
+            : TilePanel{reinterpret_cast<BFloat16*>(memory), Cut(n_features)} {}
+        void fill(const float* rows, int64_t n_features) const {
+            clear_end();
+            for (int64_t i = 0; i < n_features; i += 2)
+                for (int64_t j = 0; j < NV; j++) {
+                    const float* from = rows + i * WIDTH + j * V;
+                    put(i, j, load(from), i + 1 < n_features ? load(from + WIDTH) : Vector{});
+                }
+        }
+    };
+
+    const Networks& nets;
+    bool transposed;  // the weights
+
+    // Whether there are such units, and this process may use them.
+    static bool exist() {
+        static const bool answer = [] {
+            constexpr int TILES = 1 << 24, BFLOAT16 = 1 << 22, ASK = 0x1023, DATA_OF_TILES = 18;
+            unsigned a, b, c, d;
+            return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & TILES) && (d & BFLOAT16) &&
+                   syscall(SYS_arch_prctl, ASK, DATA_OF_TILES) == 0;
+        }();
+        return answer;
+    }
+
+    template <class From, class To, class Make>
+    void product(int64_t e, int64_t l, const float* bias, int64_t n_panels, From from, To to, Make make) const {
+        int64_t n_rows = nets.sizes[transposed ? l : l + 1], length = nets.sizes[transposed ? l + 1 : l];
+        const float* weights = nets.weights[l] + e * n_rows * length;
+        auto cut_up = [=](int64_t first, const TileRows& rows) {
+            int64_t n = std::min(2 * V, n_rows - first);
+            if (transposed) return cut_up_columns(weights + first, n_rows, n, length, rows);
+            for (int64_t i = 0; i < n; i++)
+                for (int64_t c = 0; c < length; c += 2 * V) {
+                    const float* from = weights + (first + i) * length + c;
+                    rows.put(i, c / (2 * V), load_first(from, length - c), load_first(from + V, length - c - V));
+                }
+        };
+        ::product(n_rows, tile_rows(length), cut_up, bias, n_panels, from, to, make);
+    }
+
+    // For the inputs from `first` on, of some blocks: panels in which rows take the place of features.
+    template <class To>
+    void weight_gradients(const float* of_sums, const float* inputs, int64_t e, int64_t l, int64_t first,
+                          int64_t block, int64_t n_blocks, const To& to) const {
+        int64_t n_in = nets.sizes[l], n_rows = n_blocks * nets.width, size = Panel::size(n_rows);
+        int64_t n_panels = (std::min(n_in - first, GRADIENT_WIDTH) + WIDTH - 1) / WIDTH;
+        float* memory = scratch<0>(n_panels * size);
+        auto panels = [=](int64_t b) { return Panel(memory + b * size, n_rows); };
+        for (int64_t feature = 0; feature < n_panels * WIDTH; feature += V)
+            for (int64_t row = 0; row < n_rows; row += V) {
+                Vector square[V];
+                const float* from = inputs + nets.panel(e, l, block + row / nets.width) + row % nets.width;
+                load_transposed(from + (first + feature) * nets.width, nets.width, n_in - first - feature, V,
+                                square);
+                for (int64_t i = 0; i < V; i += 2)
+                    panels(feature / WIDTH).put(row + i, feature / V % NV, square[i], square[i + 1]);
+            }
+        auto cut_up = [=](int64_t out, const TileRows& rows) {
+            for (int64_t i = 0; i < std::min(2 * V, nets.sizes[l + 1] - out); i++)
+                for (int64_t b = 0; b < n_blocks; b++) {
+                    const float* from = of_sums + nets.panel(e, l + 1, block + b) + (out + i) * nets.width;
+                    rows.put(i, b, load(from), load(from + V));
+                }
+        };
+        ::product(
+            nets.sizes[l + 1], tile_rows(n_rows), cut_up, nullptr, n_panels, panels,
+            [=](int64_t b) { return to.from(b * WIDTH); }, as_it_is);
+    }
+
+   private:
+    static TileRows tile_rows(int64_t length) {
+        return {reinterpret_cast<BFloat16*>(scratch<1>(TileRows::size(length) / 2)), Cut(length)};
+    }
+    // The first n columns of a matrix become rows.
+    static void cut_up_columns(const float* matrix, int64_t step, int64_t n, int64_t length, const TileRows& rows) {
+        for (int64_t first = 0; first < n; first += V)
+            for (int64_t c = 0; c < length; c += 2 * V) {
+                Vector left[V], right[V];
+                const float* from = matrix + c * step + first;
+                load_transposed(from, step, length - c, n - first, left);
+                load_transposed(from + V * step, step, length - c - V, n - first, right);
+                for (int64_t i = 0; i < V; i++) rows.put(first + i, c / (2 * V), left[i], right[i]);
+            }
+    }
+    // The transpose of up to 16 rows of up to 16 numbers, and zeros.
+    static void load_transposed(const float* from, int64_t step, int64_t n_rows, int64_t n, Vector* square) {
+        for (int64_t i = 0; i < V; i++) square[i] = i < n_rows ? load_first(from + i * step, n) : Vector{};
+        transpose<V / 2>(square, std::make_index_sequence<V>());
+    }
+    static Vector load_first(const float* from, int64_t n) {
+        return (Vector)_mm512_maskz_loadu_ps(n >= V ? 0xffff : (1 << std::max(n, int64_t{0})) - 1, from);
+    }
+};
+
+#endif
