@@ -79,7 +79,7 @@ def _leaf_feature_size(leaf: Space[Any]) -> int:
 
 def by_leaf(space: Space[Any], rows: Num[Tensor, "*batch R"]) -> Iterable[tuple[Space[Any], Tensor]]:
     """Each leaf with its columns of the rows."""
-    spaces = list(leaves(space))
+    spaces = [space] if isinstance(space, Box) else list(leaves(space))
     if len(spaces) == 1:
         return [(spaces[0], rows)]
     return zip(spaces, rows.split([row_size(leaf) for leaf in spaces], dim=-1), strict=True)
@@ -211,11 +211,15 @@ def check_rows(
     check_layout(name, value, space, leading=leading, device=device)
     if space is None or not isinstance(value, Tensor):
         return
-    if value.is_floating_point() and not _all_finite(value):
-        place = tuple((~torch.isfinite(value)).nonzero()[0].tolist())
-        raise ValueError(f"{name}: got {value[place].item()} at index {place}, expected finite values")
-    if contained or not isinstance(space, Box):
-        _check_contained(name, value, space, boxes=contained)
+    first = 0
+    for leaf, columns in by_leaf(space, value):
+        nearest = _nearest_inside(leaf, columns, bounded=contained or not isinstance(leaf, Box))
+        if not torch.equal(nearest, columns.to(nearest.dtype)):
+            *place, column = (nearest != columns).nonzero()[0].tolist()
+            index, got = (*place, first + column), columns[(*place, column)].item()
+            expected = f"values inside {leaf}" if math.isfinite(got) else "finite values"
+            raise ValueError(f"{name}: got {got} at index {index}, expected {expected}")
+        first += columns.shape[-1]
 
 
 def check_layout(
@@ -234,8 +238,8 @@ def check_layout(
         return
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a Tensor")
-    _check_dtype(name, value, space)
-    size = row_size(space)
+    size, takes_integers = _layout(_Identity(space))
+    _check_dtype(name, value, space, takes_integers)
     expected = (*(leading if leading is not None else value.shape[:-1]), size)
     if tuple(value.shape) != expected:
         shape = ("…", size) if leading is None else expected
@@ -244,36 +248,20 @@ def check_layout(
         raise ValueError(f"{name}: got device {value.device}, expected {device}")
 
 
-def _check_dtype(name: str, value: Tensor, space: Space[Any]) -> None:
-    if is_discrete(space):
+def _check_dtype(name: str, value: Tensor, space: Space[Any], takes_integers: bool) -> None:
+    if takes_integers:
         if value.is_floating_point() or value.dtype == torch.bool:
             raise TypeError(f"{name}: got dtype {value.dtype}, expected integers for {space}")
     elif value.dtype != torch.get_default_dtype():
         raise TypeError(f"{name}: got dtype {value.dtype}, expected {torch.get_default_dtype()} for {space}")
 
 
-def _check_contained(name: str, value: Tensor, space: Space[Any], *, boxes: bool) -> None:
-    first = 0
-    for leaf, columns in by_leaf(space, value):
-        if boxes or not isinstance(leaf, Box):
-            outside = _is_outside(leaf, columns)
-            if bool(outside.any()):
-                *place, column = outside.nonzero()[0].tolist()
-                index, got = (*place, first + column), columns[(*place, column)].item()
-                raise ValueError(f"{name}: got {got} at index {index}, expected values inside {leaf}")
-        first += columns.shape[-1]
-
-
-def _all_finite(value: Tensor) -> bool:
-    # Where the sum is finite, so are all numbers; it takes a third of the operations. Large sums overflow.
-    return math.isfinite(value.sum().item()) or bool(torch.isfinite(value).all())
-
-
-def _is_outside(leaf: Space[Any], columns: Tensor) -> Tensor:
-    outside = columns.clamp(*_limits(_Identity(leaf), columns.device)) != columns
-    if isinstance(leaf, Box) or not columns.is_floating_point():
-        return outside
-    return outside | (columns != columns.round())
+def _nearest_inside(
+    leaf: Space[Any], columns: Num[Tensor, "*batch R"], *, bounded: bool
+) -> Num[Tensor, "*batch R"]:
+    """The same numbers where they are finite and, if `bounded`, inside; others, or NaN, elsewhere."""
+    numbers = columns if isinstance(leaf, Box) or not columns.is_floating_point() else columns.round()
+    return numbers.clamp(*_limits(_Identity(leaf), columns.device, columns.dtype, bounded))
 
 
 class _Identity(NamedTuple):
@@ -288,11 +276,24 @@ class _Identity(NamedTuple):
         return isinstance(other, _Identity) and self.space is other.space
 
 
+# What follows is kept, as finding it takes longer than a check of few rows.
+
+
 @lru_cache(maxsize=64)
-def _limits(leaf: _Identity, device: torch.device) -> tuple[Num[Tensor, " R"], Num[Tensor, " R"]]:
-    """The bounds that rows must keep. Kept, as making them takes longer than a check of few rows."""
+def _layout(space: _Identity) -> tuple[int, bool]:
+    """Length of a row, and whether rows are integers."""
+    return row_size(space.space), is_discrete(space.space)
+
+
+@lru_cache(maxsize=64)
+def _limits(
+    leaf: _Identity, device: torch.device, dtype: torch.dtype, bounded: bool
+) -> tuple[Num[Tensor, " R"], Num[Tensor, " R"]]:
+    """The lowest and the highest row of this type to accept: that are finite at least, or in a `bounded` leaf."""
     low, high = bounds(leaf.space, device)
     if not isinstance(leaf.space, Box):
         return low, high
+    if not bounded:
+        low, high = torch.full_like(low, -torch.inf), torch.full_like(high, torch.inf)
     slack = BOUNDS_TOLERANCE * (high - low).nan_to_num(nan=0.0, posinf=0.0)
-    return low - slack, high + slack
+    return (low - slack).to(dtype).nan_to_num(), (high + slack).to(dtype).nan_to_num()

@@ -13,6 +13,7 @@ from layeredrl.spaces import check_rows, check_space
 from tests.generated_spaces import SPACES, batch_of, discrete_columns, values_of
 
 BOX = Box(-1.0, 1.0, (2,))
+ENDLESS = Box(-np.inf, np.inf, (2,))
 DISCRETE = Discrete(3, start=5)
 MULTI = MultiDiscrete([2, 3], start=[0, -1])
 # Rows: discrete | multi | binary | box
@@ -91,6 +92,7 @@ def test_numbers_that_floating_point_can_not_hold_are_refused_beside_a_box(start
         (torch.tensor([[5], [8]]), DISCRETE, {}, ValueError, r"x: got 8 at index \(1, 0\), expected values inside"),
         (torch.tensor([[0, 2]]), MULTI, {}, ValueError, r"x: got 2 at index \(0, 1\), .* inside Multi"),
         (torch.tensor([[2, 0]]), MULTI, {}, ValueError, r"x: got 2 at index \(0, 0\), .* inside Multi"),
+        (torch.tensor([-56], dtype=torch.int8), Discrete(3, start=200), {}, ValueError, r"x: got -56 at"),
         (torch.tensor([2]), MultiBinary(1), {}, ValueError, r"x: got 2 at index \(0,\), .* inside MultiBin"),
         (torch.tensor([0.0, 1.5]), BOX, {"contained": True}, ValueError, r"x: got 1\.5 at index \(1,\), expected"),
         (torch.tensor([-1.001, 0.0]), BOX, {"contained": True}, ValueError, r"x: got -1\.001.* expected values"),
@@ -132,19 +134,30 @@ def test_a_discrete_number_outside_its_range_is_always_refused(space, n, data):
 
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
-def test_rows_that_are_not_finite_are_refused_by_place(bad):
+@pytest.mark.parametrize(("space", "contained"), [(BOX, False), (BOX, True), (ENDLESS, True)])
+def test_rows_that_are_not_finite_are_refused_by_place(bad, space, contained):
     rows = torch.zeros(3, 2)
     rows[1, 0] = bad
     with pytest.raises(ValueError, match=rf"x: got {bad} at index \(1, 0\), expected finite values"):
-        check_rows("x", rows, BOX)
+        check_rows("x", rows, space, contained=contained)
+
+
+def test_doubles_may_be_larger_than_single_precision_holds():
+    torch.set_default_dtype(torch.float64)
+    try:
+        for contained in (False, True):
+            check_rows("x", torch.tensor([1e300, -1e300]), ENDLESS, contained=contained)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_rows_that_fit_pass():
     check_rows("x", None, None)
     check_rows("x", torch.full((2, 3, 2), 7.0), BOX)  # not asked to be contained
     check_rows("x", torch.full((2,), 1 + 1e-6), BOX, contained=True)  # a rounding error outside
-    check_rows("x", torch.full((2,), 1e30), Box(-torch.inf, torch.inf, (2,)), contained=True)
-    check_rows("x", torch.tensor([[5], [7]], dtype=torch.int32), DISCRETE, leading=(2,))
+    check_rows("x", torch.tensor([3.4e38, -3.4e38]), ENDLESS, contained=True)
+    for dtype in (torch.int8, torch.int32):
+        check_rows("x", torch.tensor([[5], [7]], dtype=dtype), DISCRETE, leading=(2,))
     check_rows("x", GOOD, MIXED, leading=(2,), contained=True)
     outside_the_box = GOOD * torch.tensor([1, 1, 1, 1, 9, 9])
     check_rows("x", outside_the_box, MIXED)

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
@@ -161,7 +161,7 @@ class MemberMixture(Model):
         return self._roll(
             initial_state,
             context,
-            lambda _, t: repeat(actions[:, t], "b a -> 1 (p b) a", p=n_particles),
+            lambda _, t: actions[:, t].repeat(1, n_particles, 1),
             horizon=actions.shape[1],
             n_particles=n_particles,
             deterministic=deterministic,
@@ -297,7 +297,7 @@ class MemberMixture(Model):
         step = self._step_function(contexts, members, loss_mode)
         members_say = step(rows, action.reshape(1, -1, action.shape[-1]))
         mean, std, weights = (
-            x.transpose(0, 1).reshape(*leading, len(x), *x.shape[2:])
+            x.transpose(0, 1).reshape(*leading, n_members, *x.shape[2:])
             for x in (members_say.next_mean, members_say.next_std, members_say.weights)
         )
         term_prob = members_say.term_prob.mean(dim=0).reshape(leading)

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -23,9 +23,15 @@ from layeredrl.nets.stacked import AllAtOnce, Selection, Stacked
 from layeredrl.spaces import check_indices, feature_size, features
 from layeredrl.types import Batch
 
-# Mean and scale of each kind of input.
-Units = list[tuple[Tensor, Tensor]]
 PartialNet = Callable[[Space[Any], Space[Any] | None, Space[Any], int], nn.Module]
+
+
+class Units(NamedTuple):
+    """Of what networks read, the features of states, contexts and actions side by side, and of their targets."""
+
+    mean: Float[Tensor, " F"]
+    scale: Float[Tensor, " F"]
+    target_scale: Float[Tensor, " S"]
 
 
 class Explanation(NamedTuple):
@@ -79,7 +85,7 @@ class Members(nn.Module):
         example = _example_inputs(self.sizes, n_rows)
         _check_output(copy.deepcopy(nets[0]).eval(), example, mean_shape=(n_rows, n_modes, self.sizes[0]))
         self.nets = Stacked(nets, example, matmul_precision=matmul_precision, fuse=compile)
-        self._compiled_ask = Compiled(_ask) if compile else None
+        self.compiled_ask = Compiled(_ask) if compile else None
         # Where nothing is to be normalised, these keep their initial mean 0 and scale 1.
         self.inputs = RunningMoments(sum(self.sizes), momentum)
         self.targets = RunningMoments(self.sizes[0], momentum)
@@ -99,39 +105,15 @@ class Members(nn.Module):
             members: to use; None means all.
             max_rows: that each network reads at a time; None means all.
         """
-        selection = self.nets.select(members)
-        n_members = self.nets.n_members if members is None else len(members)
-        # A copy of the scale: what is found of a step may be asked for when the model has learned on.
-        get_units, get_scale = cache(self._units), cache(self.targets.scale.clone)
-
-        @cache
-        def get_context_rows(n_rows: int) -> Tensor | None:
-            rows = self._context_features(context)
-            if rows is None:
-                return None
-            return repeat(rows, "b c -> (p b) c", p=n_rows // max(1, len(rows))).expand(n_members, -1, -1)
-
-        def ask(state: Tensor, *others: Tensor | None) -> Any:
-            if self._compiled_ask is None or not selection.gains_by_compiling(state):
-                return _ask(selection, get_units(), (state, *others))
-            return self._compiled_ask(selection.all_at_once, get_units(), (state, *others))
-
-        def step(state: StateRows, action: ActionRows) -> MemberPrediction:
-            action_rows = features(self.action_space, action).expand(len(state), -1, -1)
-            rows = (state, get_context_rows(state.shape[1]), action_rows)
-            (mean, std), weights, term_prob = _in_chunks(ask, rows, max_rows)
-            origin = state if self.predict_delta else torch.zeros_like(get_scale())
-            return MemberPrediction(mean, std, weights, term_prob, origin, get_scale())
-
-        return step
+        return _Steps(self, self.nets.select(members), context, max_rows)
 
     def explain(self, batch: Batch, *, beta_nll: float = 0.0) -> Explanation:
         """Compare what member `e` expects with the transitions `batch[e]` of leading dims `(E, B)`.
 
         With a `beta_nll`, each dimension's log-likelihood counts σ^2β times, as a constant (Seitzer et al. 2022).
         """
-        parts = (batch.state, self._context_features(batch.context), features(self.action_space, batch.action))
-        (mean, std), weights, term_prob = self.nets(*_standardize(parts, self._units()))
+        parts = (batch.state, self.context_features(batch.context), features(self.action_space, batch.action))
+        (mean, std), weights, term_prob = self.nets(*_standardize(parts, self.get_units()))
         target = self._target(batch) / self.targets.scale
         if std.shape[-2] == 1:
             expected_mean, std = mean.squeeze(-2), std.squeeze(-2)
@@ -150,7 +132,7 @@ class Members(nn.Module):
         """Move the running statistics by a batch of training data."""
         batch = batch.flatten()
         if self.normalize_inputs:
-            parts = (batch.state, self._context_features(batch.context), features(self.action_space, batch.action))
+            parts = (batch.state, self.context_features(batch.context), features(self.action_space, batch.action))
             self.inputs.update(torch.cat([x for x in parts if x is not None], dim=-1), batch.mask)
         if self.normalize_targets:
             self.targets.update(self._target(batch), batch.mask)
@@ -160,19 +142,57 @@ class Members(nn.Module):
         self.inputs.reset()
         self.targets.reset()
 
+    def context_features(self, context: Tensor | None) -> Tensor | None:
+        return None if self.context_space is None or context is None else features(self.context_space, context)
+
+    def get_units(self) -> Units:
+        """As they are now. What is hidden becomes 0 by them."""
+        inputs, hidden = self.inputs, self._hidden
+        # In an infinite unit, every number is zero.
+        scale = inputs.scale.index_fill(0, hidden, torch.inf) if hidden.numel() > 0 else inputs.scale
+        return Units(inputs.mean, scale, self.targets.scale)
+
     def _target(self, batch: Batch) -> Float[Tensor, "*batch S"]:
         return batch.next_state - batch.state if self.predict_delta else batch.next_state
 
-    def _context_features(self, context: Tensor | None) -> Tensor | None:
-        return None if self.context_space is None or context is None else features(self.context_space, context)
 
+class _Steps:
+    """Makes steps of some members; the first one prepares what all share."""
+
+    def __init__(
+        self, members: Members, selection: Selection, context: Num[Tensor, "B C"] | None, max_rows: int | None
+    ):
+        self._members, self._selection, self._context, self._max_rows = members, selection, context, max_rows
+        self._context_rows: dict[int, Tensor | None] = {}  # by the number of all rows
+
+    def __call__(self, state: StateRows, action: ActionRows) -> MemberPrediction:
+        n_members, n_rows, _ = state.shape
+        if n_rows not in self._context_rows:
+            self._context_rows[n_rows] = self._repeat_context(n_members, n_rows)
+        action_rows = features(self._members.action_space, action).expand(n_members, -1, -1)
+        rows = (state, self._context_rows[n_rows], action_rows)
+        (mean, std), weights, term_prob = _in_chunks(self._ask, rows, self._max_rows)
+        scale = self._units.target_scale
+        origin = state if self._members.predict_delta else torch.zeros_like(scale)
+        return MemberPrediction(mean, std, weights, term_prob, origin, scale)
+
+    @cached_property
     def _units(self) -> Units:
-        """Mean and scale of features of states, contexts and actions. What is hidden becomes 0 by them."""
-        # In an infinite unit, every number is zero.
-        scale = self.inputs.scale
-        if len(self._hidden) > 0:
-            scale = scale.index_fill(0, self._hidden, torch.inf)
-        return list(zip(self.inputs.mean.split(self.sizes), scale.split(self.sizes), strict=True))
+        mean, scale, target_scale = self._members.get_units()
+        # A copy: what is found of a step may be asked for when the model has learned on.
+        return Units(mean, scale, target_scale.clone())
+
+    def _repeat_context(self, n_members: int, n_rows: int) -> Float[Tensor, "E R F"] | None:
+        rows = self._members.context_features(self._context)
+        if rows is None:
+            return None
+        return repeat(rows, "b c -> (p b) c", p=n_rows // max(1, len(rows))).expand(n_members, -1, -1)
+
+    def _ask(self, state: Tensor, *others: Tensor | None) -> Any:
+        compiled_ask, rows = self._members.compiled_ask, (state, *others)
+        if compiled_ask is None or not self._selection.gains_by_compiling(state):
+            return _ask(self._selection, self._units, rows)
+        return compiled_ask(self._selection.all_at_once, self._units, rows)
 
 
 def _ask(selection: Selection | AllAtOnce, units: Units, rows: Sequence[Tensor | None]) -> Any:
@@ -181,17 +201,17 @@ def _ask(selection: Selection | AllAtOnce, units: Units, rows: Sequence[Tensor |
 
 
 def _standardize(rows: Sequence[Tensor | None], units: Units) -> list[Tensor | None]:
-    return [
-        None if x is None else torch.sub(x, mean).div_(scale) for x, (mean, scale) in zip(rows, units, strict=True)
-    ]
+    parts = [x for x in rows if x is not None]
+    joined = torch.cat(parts, dim=-1).sub_(units.mean).div_(units.scale)
+    standardized = iter(joined.split_with_sizes([x.shape[-1] for x in parts], dim=-1))
+    return [None if x is None else next(standardized) for x in rows]
 
 
-def _in_chunks(ask: Callable[..., Any], rows: tuple[Tensor | None, ...], max_rows: int | None) -> Any:
+def _in_chunks(ask: Callable[..., Any], rows: tuple[Tensor, Tensor | None, Tensor], max_rows: int | None) -> Any:
     """What `ask` says of rows `(E, R, …)`, no more than `max_rows` of each member at a time."""
-    n_rows = next(x for x in rows if x is not None).shape[1]
-    if max_rows is None or n_rows <= max_rows:
+    if max_rows is None or rows[0].shape[1] <= max_rows:
         return ask(*rows)
-    n_chunks = math.ceil(n_rows / max_rows)
+    n_chunks = math.ceil(rows[0].shape[1] / max_rows)
     chunks = zip(*([None] * n_chunks if x is None else x.split(max_rows, dim=1) for x in rows), strict=True)
     return tree_map(lambda *parts: torch.cat(parts, dim=1), *(ask(*chunk) for chunk in chunks))
 

@@ -46,7 +46,7 @@ class MemberPrediction(NamedTuple):
     @property
     def next_mean(self) -> Float[Tensor, "E R M S"]:
         """Of each mode, as a next state."""
-        return torch.addcmul(rearrange(self.origin, "... s -> ... 1 s"), self.mean, self.scale)
+        return torch.addcmul(self.origin.unsqueeze(-2), self.mean, self.scale)
 
     @property
     def next_std(self) -> Float[Tensor, "E R M S"]:
@@ -139,11 +139,11 @@ def propagate(
     merge = MERGE[propagation]
     # Laid out as all later states are: code compiled for the one serves the others.
     rows = repeat(initial_state, "b s -> e (p b) s", e=n_members, p=n_particles).contiguous()
-    state = rearrange(rows, "e (p b) s -> e p b s", p=n_particles)
+    state = rows.unflatten(1, (n_particles, -1))
     goes_on = torch.ones_like(state[..., 0], dtype=torch.bool)
     for t in range(horizon):
         noise = _draw_noise(propagation, state, deterministic, generator)
-        rows = rearrange(_deal(state, noise.order), "e p b s -> e (p b) s")
+        rows = _deal(state, noise.order).flatten(1, 2)
         actions = action_function(rows, t)
         prediction = step_function(rows, actions)
         get_moments = cache(partial(_moments, prediction, n_particles, deterministic))
@@ -153,7 +153,7 @@ def propagate(
             next_state = _collect(get_moments()[0], noise.order)
         else:
             next_state = _collect(_draw(prediction, noise), noise.order)
-        term_prob = rearrange(prediction.term_prob, "e (p b) -> e p b", p=n_particles)
+        term_prob = prediction.term_prob.unflatten(1, (n_particles, -1))
         get_epistemic_var = partial(
             _epistemic_var,
             step_function,
@@ -200,13 +200,12 @@ def _draw_noise(
     generator: torch.Generator | None,
 ) -> Noise:
     """The noise of one step; zeros that take no memory where none is needed."""
-    n_members = len(state)
-    shape = (n_members if propagation == "moment_matching" else 1, *state.shape[1:])
-    zeros = state.new_zeros(()).expand(shape)
+    shape = (state.shape[0] if propagation == "moment_matching" else 1, *state.shape[1:])
     order = None
     if propagation == "ts1":
         order = torch.rand(state.shape[:3], generator=generator, device=state.device).argsort(dim=0)
     if deterministic or propagation == "expectation":
+        zeros = state.new_zeros(()).expand(shape)
         return Noise(zeros, zeros[..., 0], order)
     normal = torch.randn(shape, generator=generator, device=state.device, dtype=state.dtype)
     return Noise(normal, torch.rand(shape[:-1], generator=generator, device=state.device), order)
@@ -214,11 +213,11 @@ def _draw_noise(
 
 def _draw(prediction: MemberPrediction, noise: Noise) -> Float[Tensor, "E P B S"]:
     """Draw each particle from its member's mixture."""
-    normal, uniform = rearrange(noise.normal, "e p b s -> e (p b) s"), rearrange(noise.mode, "e p b -> e (p b)")
+    normal, uniform = noise.normal.flatten(1, 2), noise.mode.flatten(1, 2)
     shaped = normal if prediction.shape is None else prediction.shape.bend(normal)
     target = mixture_sample(prediction.mean, prediction.std, prediction.weights, shaped, uniform)
     next_state = torch.addcmul(prediction.origin, target, prediction.scale)
-    return rearrange(next_state, "e (p b) s -> e p b s", p=noise.normal.shape[1])
+    return next_state.unflatten(1, noise.normal.shape[1:3])
 
 
 def _moments(prediction: MemberPrediction, n_particles: int, deterministic: bool) -> Moments:
@@ -226,8 +225,7 @@ def _moments(prediction: MemberPrediction, n_particles: int, deterministic: bool
     mean, var = mixture_moments(prediction.mean, prediction.std, prediction.weights)
     mean = torch.addcmul(prediction.origin, mean, prediction.scale)
     var = torch.zeros_like(var) if deterministic else var * prediction.scale.square()
-    mean, var = (rearrange(x, "e (p b) s -> e p b s", p=n_particles) for x in (mean, var))
-    return mean, var
+    return mean.unflatten(1, (n_particles, -1)), var.unflatten(1, (n_particles, -1))
 
 
 @torch.no_grad()
@@ -255,7 +253,7 @@ def _epistemic_var(
             )
             opinions.append(_mean_target(others).roll(k, dims=0))
         var = _variance(torch.stack(opinions), prediction.scale)
-    return _collect(rearrange(var, "e (p b) s -> e p b s", p=n_particles), order)
+    return _collect(var.unflatten(1, (n_particles, -1)), order)
 
 
 def variance_of_means(prediction: MemberPrediction) -> Float[Tensor, "R S"]:

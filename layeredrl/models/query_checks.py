@@ -10,10 +10,11 @@ from layeredrl.spaces import check_rows
 
 def check_query(model: Model, state: Tensor, context: Tensor | None, action: Tensor) -> torch.Size:
     """Check rows of states, contexts and actions; their leading dims."""
-    check_rows("state", state, model.state_space, device=model.device)
+    device = model.device
+    check_rows("state", state, model.state_space, device=device)
     leading = state.shape[:-1]
-    check_rows("context", context, model.context_space, leading=leading, device=model.device)
-    check_rows("action", action, model.action_space, leading=leading, device=model.device, contained=True)
+    check_rows("context", context, model.context_space, leading=leading, device=device)
+    check_rows("action", action, model.action_space, leading=leading, device=device, contained=True)
     return leading
 
 

@@ -83,7 +83,7 @@ class ProbFCDynamics(nn.Module):
         """Standardised features in; target mean and std, mode weights and termination probability out."""
         inputs = torch.cat([state, action] if context is None else [state, context, action], dim=-1)
         outputs = self.net(inputs)
-        mean, raw_std, logits, term_logit = outputs.split(self.sizes, dim=-1)
+        mean, raw_std, logits, term_logit = outputs.split_with_sizes(self.sizes, dim=-1)
         shape = (*outputs.shape[:-1], *self.mode_shape)
         mean = mean.reshape(shape)
         if self.prior is not None:

@@ -5,7 +5,7 @@ run is decided once, see `layeredrl/nets/ways.py`.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -91,10 +91,10 @@ class Selection:
     """Runs some members of a stack all at once, or by turns where that is faster."""
 
     def __init__(self, gather: Callable[[], AllAtOnce], precision: MatmulPrecision, is_fused: bool):
-        self._gather, self.precision, self._is_fused = cache(gather), precision, is_fused
-        self._in_turns = cache(partial(_selected_in_turns, self._gather, precision))
+        self._gather, self.precision, self._is_fused = gather, precision, is_fused
+        self._in_turns: dict[int, nn.Module] = {}  # by the number of rows
 
-    @property
+    @cached_property
     def all_at_once(self) -> AllAtOnce:
         """Gathered by the first call, inside the CUDA graph of a captured one, which so never finds old tensors."""
         return self._gather()
@@ -103,7 +103,7 @@ class Selection:
         """Run the e-th of the members on `inputs[…][e]`; the outputs have a leading axis E as well."""
         first = first_of(inputs)
         if self._takes_turns(first):
-            return self._in_turns(first.shape[1:-1].numel())(*inputs)
+            return self._get_in_turns(first.shape[1:-1].numel())(*inputs)
         if self.precision == "float32" or first.device.type != "cuda" or torch.is_grad_enabled():
             return self.all_at_once.run(*inputs)
         with multiplying_on_gpu(self.precision):
@@ -111,15 +111,16 @@ class Selection:
 
     def gains_by_compiling(self, x: Float[Tensor, "E *batch n"]) -> bool:
         """Whether `torch.compile` could make the members faster for such inputs."""
-        return not self._takes_turns(x) and not self._runs_fused(x)
+        return not self._runs_fused(x) and not self._takes_turns(x)
 
     def _takes_turns(self, x: Float[Tensor, "E *batch n"]) -> bool:
-        return self.all_at_once.way is run_exchanged and turns_pay(x) and not self._runs_fused(x)
+        return not self._runs_fused(x) and self.all_at_once.way is run_exchanged and turns_pay(x)
 
     def _runs_fused(self, x: Float[Tensor, "E *batch n"]) -> bool:
         return self._is_fused and runs_fused(x)
 
-
-def _selected_in_turns(gather: Callable[[], AllAtOnce], precision: MatmulPrecision, n_rows: int) -> nn.Module:
-    all_at_once = gather()
-    return take_turns(all_at_once.module, all_at_once.chosen, precision, n_rows)
+    def _get_in_turns(self, n_rows: int) -> nn.Module:
+        if n_rows not in self._in_turns:
+            module, chosen = self.all_at_once.module, self.all_at_once.chosen
+            self._in_turns[n_rows] = take_turns(module, chosen, self.precision, n_rows)
+        return self._in_turns[n_rows]

@@ -166,3 +166,11 @@ def test_queries_change_neither_inputs_nor_model_nor_global_random_state():
     assert torch.equal(random_state, torch.get_rng_state())
     assert all(a is b is None or torch.equal(a, b) for a, b in zip(inputs, copies, strict=True))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_step_function_serves_any_number_of_particles():
+    model = make_ensemble(context_space=CONTEXT, n_models=2)
+    state, context, action = query(model, 3)
+    step = model.members.step_function(context, None)
+    once, twice = (step(state.repeat(p, 1).expand(2, -1, -1), action.repeat(1, p, 1)).mean for p in (1, 2))
+    torch.testing.assert_close(twice, once.repeat(1, 2, 1, 1))
