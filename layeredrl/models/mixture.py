@@ -3,15 +3,13 @@
 Noise may have another shape than the normal one, the same in all modes; mean and std are those of the modes still.
 """
 
-import math
-
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import hardtanh
 
-from layeredrl.models.noise_shape import MAX_STANDARD_SCORE, NoiseShape
+from layeredrl.models.noise_shape import MAX_STANDARD_SCORE, NoiseShape, normal_log_prob
 
 
 def mixture_log_prob(
@@ -43,23 +41,18 @@ def log_prob_per_dim(
     shape: NoiseShape | None,
 ) -> Float[Tensor, "*shape"]:
     """Log density of numbers under noise of this shape, None meaning normal; finite likewise."""
-    if shape is None:
-        return gaussian_log_prob(value, mean, std)
-    return shape.log_prob(_standard_score(value, mean, std)) - std.log()
+    score = _standard_score(value - mean, std)
+    return (normal_log_prob(score) if shape is None else shape.log_prob(score)) - std.log()
 
 
-def gaussian_log_prob(
-    value: Float[Tensor, "*#shape"], mean: Float[Tensor, "*#shape"], std: Float[Tensor, "*#shape"]
-) -> Float[Tensor, "*shape"]:
-    """Log density of numbers, finite however far `value` lies from `mean`."""
-    return -0.5 * _standard_score(value, mean, std).square() - std.log() - 0.5 * math.log(2 * math.pi)
+def gaussian_nll(error: Float[Tensor, "*shape"], std: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """−log density of numbers that lie this far from their means, finite however far that is."""
+    return std.log() - normal_log_prob(_standard_score(error, std))
 
 
-def _standard_score(
-    value: Float[Tensor, "*#shape"], mean: Float[Tensor, "*#shape"], std: Float[Tensor, "*#shape"]
-) -> Float[Tensor, "*shape"]:
+def _standard_score(error: Float[Tensor, "*#shape"], std: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
     # As `clamp`, whose gradient takes five operations to this one's one.
-    return hardtanh((value - mean) / std, -MAX_STANDARD_SCORE, MAX_STANDARD_SCORE)
+    return hardtanh(error / std, -MAX_STANDARD_SCORE, MAX_STANDARD_SCORE)
 
 
 def mixture_moments(
