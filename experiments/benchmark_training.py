@@ -84,12 +84,13 @@ def _count_updates(n_updates: dict[str, int], side: str, fit: Call) -> None:
 
 def _our_step(dynamics: Dynamics, batch: Batch) -> Call:
     model = dynamics.model(batch.state.device)
-    optimizer = torch.optim.AdamW(model.get_parameters(), fused=True)
+    parameters = list(model.get_parameters())
+    optimizer = torch.optim.AdamW(parameters, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
         model.get_member_losses(batch).sum().backward()
-        clip_member_gradients(model.get_parameters(), MAX_GRAD_NORM)
+        clip_member_gradients(parameters, MAX_GRAD_NORM)
         optimizer.step()
 
     return step

@@ -31,8 +31,8 @@ def member_losses(members: Members, batch: Batch, *, weighted: bool, beta_nll: f
         weighted: whether weights multiply the losses.
         beta_nll: β of the likelihood, see `Members.explain`.
     """
-    log_likelihood, termination_loss, _ = members.explain(batch, beta_nll=beta_nll)
-    losses = termination_loss - log_likelihood
+    nll, termination_loss, _ = members.explain(batch, beta_nll=beta_nll)
+    losses = nll + termination_loss
     if weighted:
         if batch.weight is None:
             raise ValueError("batch.weight: got None, expected weights because of weighted_loss=True")
@@ -42,11 +42,11 @@ def member_losses(members: Members, batch: Batch, *, weighted: bool, beta_nll: f
 
 def member_scores(members: Members, batch: Batch) -> MemberScores:
     """How well each member explains its transitions `(E, B, …)`, which all count alike."""
-    log_likelihood, termination_loss, error = members.explain(batch)
+    nll, termination_loss, error = members.explain(batch)
     scale = members.targets.scale
     return MemberScores(
-        loss=(termination_loss - log_likelihood).mean(dim=1),
-        nll=scale.log().sum() - log_likelihood.mean(dim=1),
+        loss=(nll + termination_loss).mean(dim=1),
+        nll=nll.mean(dim=1) + scale.log().sum(),
         mse=(error * scale).square().mean(dim=1),
     )
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import hardtanh
 from torch.utils._pytree import tree_map
 
-from layeredrl.models.mixture import gaussian_log_prob, mixture_log_prob, mixture_moments
+from layeredrl.models.mixture import gaussian_nll, mixture_log_prob, mixture_moments
 from layeredrl.models.normalization import RunningMoments
 from layeredrl.models.propagation import ActionRows, MemberPrediction, StateRows, StepFunction
 from layeredrl.nets.compiled import Compiled
@@ -37,7 +37,7 @@ class Units(NamedTuple):
 class Explanation(NamedTuple):
     """How each member explains each of its transitions, in the units of the targets."""
 
-    log_likelihood: Float[Tensor, "E B"]
+    nll: Float[Tensor, "E B"]
     termination_loss: Float[Tensor, "E B"]
     error: Float[Tensor, "E B S"]
 
@@ -110,23 +110,21 @@ class Members(nn.Module):
     def explain(self, batch: Batch, *, beta_nll: float = 0.0) -> Explanation:
         """Compare what member `e` expects with the transitions `batch[e]` of leading dims `(E, B)`.
 
-        With a `beta_nll`, each dimension's log-likelihood counts σ^2β times, as a constant (Seitzer et al. 2022).
+        With a `beta_nll`, each dimension's NLL counts σ^2β times, as a constant (Seitzer et al. 2022).
         """
         parts = (batch.state, self.context_features(batch.context), features(self.action_space, batch.action))
         (mean, std), weights, term_prob = self.nets(*_standardize(parts, self.get_units()))
         target = self._target(batch) / self.targets.scale
         if std.shape[-2] == 1:
-            expected_mean, std = mean.squeeze(-2), std.squeeze(-2)
-            per_dim = gaussian_log_prob(target, expected_mean, std)
-            log_likelihood = (std.detach() ** (2 * beta_nll) * per_dim if beta_nll > 0 else per_dim).sum(dim=-1)
+            # From the mean on, so that rows stand upright wherever the mean's do.
+            error, std = mean.squeeze(-2) - target, std.squeeze(-2)
+            per_dim = gaussian_nll(error, std)
+            nll = (std.detach() ** (2 * beta_nll) * per_dim if beta_nll > 0 else per_dim).sum(dim=-1)
         else:
             expected_mean, _ = mixture_moments(mean, std, weights)
-            log_likelihood = mixture_log_prob(target, mean, std, log_weights(weights))
-        return Explanation(
-            log_likelihood=log_likelihood,
-            termination_loss=_termination_loss(term_prob, batch.terminated),
-            error=expected_mean - target,
-        )
+            error = expected_mean - target
+            nll = -mixture_log_prob(target, mean, std, log_weights(weights))
+        return Explanation(nll, _termination_loss(term_prob, batch.terminated), error)
 
     def update_statistics(self, batch: Batch) -> None:
         """Move the running statistics by a batch of training data."""

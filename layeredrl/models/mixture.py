@@ -4,6 +4,7 @@ Noise may have another shape than the normal one, the same in all modes; mean an
 """
 
 import math
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import hardtanh
 
-from layeredrl.models.noise_shape import MAX_STANDARD_SCORE, NoiseShape
+from layeredrl.models.noise_shape import MAX_STANDARD_SCORE, NoiseShape, normal_log_prob
 
 
 def mixture_log_prob(
@@ -43,23 +44,41 @@ def log_prob_per_dim(
     shape: NoiseShape | None,
 ) -> Float[Tensor, "*shape"]:
     """Log density of numbers under noise of this shape, None meaning normal; finite likewise."""
-    if shape is None:
-        return gaussian_log_prob(value, mean, std)
-    return shape.log_prob(_standard_score(value, mean, std)) - std.log()
+    score = _standard_score(value - mean, std)
+    return (normal_log_prob(score) if shape is None else shape.log_prob(score)) - std.log()
 
 
-def gaussian_log_prob(
-    value: Float[Tensor, "*#shape"], mean: Float[Tensor, "*#shape"], std: Float[Tensor, "*#shape"]
-) -> Float[Tensor, "*shape"]:
-    """Log density of numbers, finite however far `value` lies from `mean`."""
-    return -0.5 * _standard_score(value, mean, std).square() - std.log() - 0.5 * math.log(2 * math.pi)
+def gaussian_nll(error: Float[Tensor, "*shape"], std: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """−log density of numbers that lie this far from their means, finite however far that is.
+
+    For training, as fast as can be: unlike `log_prob_per_dim`, it knows no transforms of `torch.func`.
+    """
+    return _GaussianNLL.apply(error, std)
 
 
-def _standard_score(
-    value: Float[Tensor, "*#shape"], mean: Float[Tensor, "*#shape"], std: Float[Tensor, "*#shape"]
-) -> Float[Tensor, "*shape"]:
+class _GaussianNLL(torch.autograd.Function):
+    """Its gradient takes half the operations that autograd would make of it, and can be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, error: Tensor, std: Tensor) -> Tensor:
+        ctx.save_for_backward(error, std)
+        score = _standard_score(error, std)
+        return std.log().add_(0.5 * math.log(2 * math.pi)).addcmul_(score, score, value=0.5)
+
+    @staticmethod
+    def backward(ctx: Any, of_nll: Tensor) -> tuple[Tensor, Tensor]:
+        error, std = ctx.saved_tensors
+        score = error / std
+        # Where it was cut off, the score is a constant.
+        score = torch.ops.aten.hardtanh_backward(score, score, -MAX_STANDARD_SCORE, MAX_STANDARD_SCORE)
+        of_log_std = of_nll / std
+        of_error = of_log_std * score
+        return of_error, torch.addcmul(of_log_std, of_error, score, value=-1)
+
+
+def _standard_score(error: Float[Tensor, "*#shape"], std: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
     # As `clamp`, whose gradient takes five operations to this one's one.
-    return hardtanh((value - mean) / std, -MAX_STANDARD_SCORE, MAX_STANDARD_SCORE)
+    return hardtanh(error / std, -MAX_STANDARD_SCORE, MAX_STANDARD_SCORE)
 
 
 def mixture_moments(

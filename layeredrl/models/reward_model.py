@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from layeredrl.models.ensemble import Ensemble, check_transition_spaces
 from layeredrl.models.losses import MemberScores, for_everyone, masked_mean, share_out
-from layeredrl.models.mixture import gaussian_log_prob
+from layeredrl.models.mixture import gaussian_nll
 from layeredrl.models.normalization import RunningMoments
 from layeredrl.nets.captured import state_of
 from layeredrl.nets.gaussian_mlp import GaussianMLP
@@ -181,8 +181,8 @@ class RewardModel(Ensemble):
             batch: transitions `(B, …)` for all members, or `(E, B, …)`, a set for each. Its values aren't checked.
         """
         batch = share_out(batch, self.n_models, partition=False)
-        log_likelihood, _ = self._explain(batch)
-        return masked_mean(-log_likelihood, batch.mask)
+        nll, _ = self._explain(batch)
+        return masked_mean(nll, batch.mask)
 
     @torch.no_grad()
     def get_member_scores(self, batch: Batch) -> MemberScores:
@@ -190,8 +190,8 @@ class RewardModel(Ensemble):
 
         `nll` is in nats and `mse (E, 1)` squared, both in the units of the reward.
         """
-        log_likelihood, error = self._explain(for_everyone(batch, self.n_models))
-        loss, scale = -log_likelihood.mean(dim=1), self.rewards.scale
+        nll, error = self._explain(for_everyone(batch, self.n_models))
+        loss, scale = nll.mean(dim=1), self.rewards.scale
         return MemberScores(
             loss=loss,
             nll=loss + scale.log(),
@@ -242,11 +242,11 @@ class RewardModel(Ensemble):
         return (mean * self.rewards.scale + self.rewards.mean).reshape(leading)
 
     def _explain(self, batch: Batch) -> tuple[Float[Tensor, "E B"], Float[Tensor, "E B"]]:
-        """Log-likelihood and error of standardised rewards, by member `e` for the transitions `batch[e]`."""
+        """NLL and error of standardised rewards, by member `e` for the transitions `batch[e]`."""
         inputs = self._features(batch.state, batch.context, batch.action, batch.next_state)
         mean, std = self.nets(self.inputs.standardize(inputs))
-        target = self.rewards.standardize(batch.known_reward())
-        return gaussian_log_prob(target, mean, std), mean - target
+        error = mean - self.rewards.standardize(batch.known_reward())
+        return gaussian_nll(error, std), error
 
 
 def _broadcast(**rows: Tensor | None) -> torch.Size:

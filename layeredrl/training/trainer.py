@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.linalg import vector_norm
 from tqdm import tqdm
 
 from layeredrl.data.replay_buffer import ReplayBuffer
@@ -113,8 +114,9 @@ class EnsembleTrainer:
             raise ValueError(f"config.n_elites: got {n_elites}, expected a number in 1 … {model.n_models}")
         self.model, self.config = model, config
         self.progress, self.generator = progress, generator
+        self._parameters = list(model.get_parameters())
         self.optimizer = torch.optim.AdamW(
-            model.get_parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
 
     def fit(self, buffer: ReplayBuffer) -> TrainReport:
@@ -182,10 +184,10 @@ class EnsembleTrainer:
         batches = self._shuffled_batches(counts)
         for i, index in enumerate(batches):
             self._set_learning_rate(progress + share * (i + 0.5) / len(batches))
-            loss = self.model.get_member_losses(data[index])
+            loss = self.model.get_member_losses(_gather(data, index))
             self.optimizer.zero_grad()
             loss.sum().backward()
-            clip_member_gradients(self.model.get_parameters(), self.config.max_grad_norm)
+            clip_member_gradients(self._parameters, self.config.max_grad_norm)
             self.optimizer.step()
             losses.append(loss.detach())
         self.model.eval()
@@ -205,6 +207,12 @@ class EnsembleTrainer:
         place = torch.arange(n_batches * size)
         index = torch.stack([order[place % len(order)] for order in orders])
         return rearrange(index, "e (n b) -> n e b", b=size).to(counts.device)
+
+
+def _gather(data: Batch, index: Int[Tensor, "*shape"]) -> Batch:
+    """`data[index]`, in less than half the time."""
+    places = index.flatten()
+    return data.map(lambda value: value.index_select(0, places).unflatten(0, index.shape))
 
 
 class _BestWeights:
@@ -235,7 +243,10 @@ class _BestWeights:
 def clip_member_gradients(parameters: Iterable[Tensor], max_norm: float) -> None:
     """Scale the gradient of each member, whose parameters share the leading axis E, to at most `max_norm`."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+    norms = torch.stack([vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]).norm(dim=0)
+    # On a CPU, to look takes a fraction of multiplying; on a GPU, it would have to be waited for.
+    if norms.device.type == "cpu" and bool((norms <= max_norm).all()):
+        return
     scale = (max_norm / norms.clamp_min(torch.finfo(norms.dtype).tiny)).clamp_max(1.0)
     torch._foreach_mul_(gradients, [scale.view(-1, *[1] * (gradient.ndim - 1)) for gradient in gradients])
 

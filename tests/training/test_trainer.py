@@ -229,6 +229,23 @@ def test_the_gradient_of_each_member_is_clipped_on_its_own():
     assert parameters[-1].grad is None
 
 
+@pytest.mark.parametrize("size", [0.0, 1.0])
+def test_gradients_of_members_within_the_limit_stay_as_they_are(size):
+    parameter = torch.zeros(3, 4, 5, requires_grad=True)
+    gradient = size * torch.randn(3, 4, 5)
+    parameter.grad = gradient.clone()
+    clip_member_gradients([parameter], 2 * float(gradient.norm()) + 1)
+    assert torch.equal(parameter.grad, gradient)
+
+
+def test_a_member_that_diverged_leaves_the_others_clipped():
+    parameter = torch.zeros(3, 4, requires_grad=True)
+    parameter.grad = torch.tensor([[torch.nan] * 4, [3.0] * 4, [0.1] * 4])
+    clip_member_gradients([parameter], 1.0)
+    assert parameter.grad[0].isnan().all()
+    torch.testing.assert_close(parameter.grad[1:], torch.tensor([[0.5] * 4, [0.1] * 4]))
+
+
 def test_held_out_transitions_influence_neither_weights_nor_statistics(make):
     models = []
     for spoil in (None, "holdout", int((~make_buffer().is_holdout).nonzero()[0])):
