@@ -142,13 +142,13 @@ def push(state, action, noise):
 def knows_the_left():
     """A model that has been left of the origin only."""
     generator = seeded(0)
-    position = -3 * torch.rand(600, generator=generator)
+    position = -3 * torch.rand(2000, generator=generator)
     state = torch.stack([position, torch.sin(2 * position)], dim=-1)
-    action = 2 * torch.rand(600, 1, generator=generator) - 1
-    next_state = push(state, action, torch.randn(600, 2, generator=generator))
-    batch = Batch(state, None, action, next_state, torch.zeros(600, dtype=torch.bool))
+    action = 2 * torch.rand(2000, 1, generator=generator) - 1
+    next_state = push(state, action, torch.randn(2000, 2, generator=generator))
+    batch = Batch(state, None, action, next_state, torch.zeros(2000, dtype=torch.bool))
     stays = next_state[:, 0] < 0
-    buffer = ReplayBuffer(PLANE, None, PUSH, capacity=600, holdout_ratio=0.2)
+    buffer = ReplayBuffer(PLANE, None, PUSH, capacity=2000, holdout_ratio=0.2)
     buffer.add(batch[stays])
     torch.manual_seed(0)
     net = partial(ProbFCDynamics, hidden_sizes=(32, 32), nonlinearity=nn.SiLU)
