@@ -47,13 +47,17 @@ class StackedSequence(nn.Sequential):
 class FusedSequence(StackedSequence):
     """One that is a single operation, for float32 rows on a CPU."""
 
+    def __init__(self, layers: "OrderedDict[str, nn.Module]"):
+        super().__init__(layers)
+        # To find these at each call would take as long as small products.
+        self._linear = [layer for layer in self if isinstance(layer, StackedLinear)]
+        self._activation = ACTIVATIONS.index(type(self[1])) if len(self) > 1 else 0
+
     def forward(self, x: Float[Tensor, "E *batch n_in"]) -> Float[Tensor, "E *batch n_out"]:
-        linear = [layer for layer in self if isinstance(layer, StackedLinear)]
-        if not runs_fused(x) or linear[0].weight.dtype != torch.float32:
+        weights, biases = [layer.weight for layer in self._linear], [layer.bias for layer in self._linear]
+        if not runs_fused(x) or weights[0].dtype != torch.float32:
             return super().forward(x)
-        weights, biases = [layer.weight for layer in linear], [layer.bias for layer in linear]
-        activation = ACTIVATIONS.index(type(self[1])) if len(self) > 1 else 0
-        return _as_rows(fully_connected(x.flatten(1, -2), weights, biases, activation), x)
+        return _as_rows(fully_connected(x.flatten(1, -2), weights, biases, self._activation), x)
 
 
 def runs_fused(x: Tensor) -> bool:

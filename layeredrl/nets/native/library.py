@@ -12,7 +12,16 @@ from pathlib import Path
 
 import torch
 
-FLAGS = ("-std=c++17", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
+FLAGS = (
+    "-std=c++17",
+    "-O2",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fvisibility-inlines-hidden",
+    "-fopenmp",
+    "-fPIC",
+    "-shared",
+)
 # By what torch says of the processor. Named, not `native`, as machines of several kinds may share a home directory.
 ARCHITECTURES = {
     "AVX2": ("-march=x86-64-v3",),

@@ -116,6 +116,7 @@ struct MatrixUnits {
     }
     // The transpose of up to 16 rows of up to 16 numbers, and zeros.
     static void load_transposed(const float* from, int64_t step, int64_t n_rows, int64_t n, Vector* square) {
+#pragma GCC unroll 16
         for (int64_t i = 0; i < V; i++) square[i] = i < n_rows ? load_first(from + i * step, n) : Vector{};
         transpose<V / 2>(square, std::make_index_sequence<V>());
     }

@@ -13,6 +13,7 @@
 
 #include "vectors.h"
 
+#define ALWAYS_INLINE __attribute__((always_inline)) inline
 using BFloat16 = uint16_t;
 constexpr int64_t TILE =
     512;  // numbers, in 16 rows; those of a panel's tiles hold 16 pairs of neighbours in a column
@@ -23,7 +24,7 @@ constexpr int64_t PART_OF_MATRIX[N_PRODUCTS] = {0, 0, 0, 1, 1, 2}, PART_OF_PANEL
 struct Parts {
     __m512i parts[N_PARTS];
 
-    explicit Parts(const Vector& x) {
+    ALWAYS_INLINE explicit Parts(const Vector& x) {
         const __m512i upper = _mm512_set1_epi32(0xffff0000), half = _mm512_set1_epi32(0x8000);
         Vector rest = x;
         for (int64_t p = 0; p < N_PARTS; p++) {
@@ -62,7 +63,7 @@ struct TileRows {
     static int64_t size(int64_t length) { return Cut(length).n_tiles() * 2 * TILE; }
     BFloat16* tile(int64_t t, int64_t half) const { return tiles + (half * cut.n_tiles() + t) * TILE; }
     // A length of one of the rows.
-    void put(int64_t row, int64_t length, const Vector& x, const Vector& y) const {
+    ALWAYS_INLINE void put(int64_t row, int64_t length, const Vector& x, const Vector& y) const {
         Parts left(x), right(y);
         BFloat16* to = tile(N_PARTS * length, row / 16) + row % 16 * 32;
         if (length < cut.n_whole) {
@@ -97,7 +98,7 @@ struct TilePanel {
     }
     BFloat16* tile(int64_t t, int64_t j) const { return tiles + (2 * t + j) * TILE; }
     // Features i, which is even, and i + 1 of 16 rows.
-    void put(int64_t i, int64_t j, const Vector& x, const Vector& next) const {
+    ALWAYS_INLINE void put(int64_t i, int64_t j, const Vector& x, const Vector& next) const {
         Parts parts(x), next_parts(next);
         auto put_pair = [&](int64_t t, int64_t row, int64_t p) {
             __m512i pairs = _mm512_or_si512(_mm512_srli_epi32(parts.parts[p], 16), next_parts.parts[p]);
@@ -195,7 +196,7 @@ void product(int64_t n_rows, TileRows rows, CutUp cut_up, const float* bias, int
         if (i >= n_rows) return Vector{};
         return make(last.b, i, j, load(sums[1 - turn] + (i - last.first) * 32 + j * V) + (bias ? bias[i] : 0.0f));
     };
-    auto make_some = [&](int64_t n) {
+    auto make_some = [&](int64_t n) __attribute__((noinline)) {
         for (; n > 0 && last.n_made < last.n_pairs; n--, last.n_made++) {
             int64_t i = last.first + last.n_made / 2 * 2, j = last.n_made % 2;
             auto place = to(last.b);

@@ -38,7 +38,8 @@ Number* align(Number* to) {
 
 // The transpose of V vectors: swaps the blocks beside the diagonal, of half the size, then those within each block.
 template <int64_t SIZE, std::size_t... LANES>
-void transpose(Vector* rows, std::index_sequence<LANES...> lanes) {
+__attribute__((always_inline)) inline void transpose(Vector* rows, std::index_sequence<LANES...> lanes) {
+#pragma GCC unroll 16
     for (int64_t i = 0; i < V; i++) {
         if (i & SIZE) continue;
         Vector upper = rows[i], lower = rows[i + SIZE];
