@@ -183,9 +183,7 @@ bool suits_matrix_units(const Networks& nets) {
 }
 
 int64_t block_width(const Networks& nets) {
-#ifdef MATRIX_UNITS
-    if (suits_matrix_units(nets)) return MatrixUnits::WIDTH;
-#endif
+    if (suits_matrix_units(nets)) return MATRIX_UNIT_WIDTH;
     // That which leaves the fewest of a block's columns empty.
     int64_t best = WIDEST * V;
     for (int64_t width = best - V; width > 0; width -= V)

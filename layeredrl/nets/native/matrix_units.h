@@ -1,6 +1,10 @@
 // Networks run by matrix units: panels and weights in tiles.
 #pragma once
 
+#include "vectors.h"
+
+constexpr int64_t MATRIX_UNIT_WIDTH = 2 * V;
+
 #if defined(__linux__) && defined(__AMX_BF16__)
 #define MATRIX_UNITS
 #include <cpuid.h>
@@ -11,7 +15,7 @@
 #include "tiles.h"
 
 struct MatrixUnits {
-    static constexpr int64_t NV = 2, WIDTH = NV * V, GRADIENT_WIDTH = 8 * WIDTH, BLOCKS = 16;
+    static constexpr int64_t NV = 2, WIDTH = MATRIX_UNIT_WIDTH, GRADIENT_WIDTH = 8 * WIDTH, BLOCKS = 16;
 
     // By a thread.
     struct InUse {

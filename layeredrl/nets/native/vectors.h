@@ -20,11 +20,12 @@ constexpr int64_t V = 4, SUMS = 24;
 constexpr int64_t V = 4, SUMS = 12;
 #endif
 
-typedef float Vector __attribute__((vector_size(4 * V), aligned(4)));
-typedef int32_t Integers __attribute__((vector_size(4 * V), aligned(4)));
+typedef float Vector __attribute__((vector_size(4 * V)));
+typedef int32_t Integers __attribute__((vector_size(4 * V)));
+typedef Vector InMemory __attribute__((aligned(4)));
 
-inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
-inline void store(float* to, const Vector& x) { *reinterpret_cast<Vector*>(to) = x; }
+inline Vector load(const float* from) { return *reinterpret_cast<const InMemory*>(from); }
+inline void store(float* to, const Vector& x) { *reinterpret_cast<InMemory*>(to) = x; }
 inline float sum(const Vector& x) {
     float all = 0.0f;
     for (int64_t c = 0; c < V; c++) all += x[c];
