@@ -82,19 +82,20 @@ struct MatrixUnits {
         int64_t n_panels = (std::min(n_in - first, GRADIENT_WIDTH) + WIDTH - 1) / WIDTH;
         float* memory = scratch<0>(n_panels * size);
         auto panels = [=](int64_t b) { return Panel(memory + b * size, n_rows); };
-        for (int64_t feature = 0; feature < n_panels * WIDTH; feature += V)
-            for (int64_t row = 0; row < n_rows; row += V) {
-                Vector square[V];
-                const float* from = inputs + nets.panel(e, l, block + row / nets.width) + row % nets.width;
-                load_transposed(from + (first + feature) * nets.width, nets.width, n_in - first - feature, V,
-                                square);
-                for (int64_t i = 0; i < V; i += 2)
-                    panels(feature / WIDTH).put(row + i, feature / V % NV, square[i], square[i + 1]);
-            }
+        for (int64_t b = 0; b < n_blocks; b++)  // as they lie in memory
+            for (int64_t feature = 0; feature < n_panels * WIDTH; feature += V)
+                for (int64_t row = 0; row < WIDTH; row += V) {
+                    Vector square[V];
+                    const float* from = inputs + nets.panel(e, l, block + b) + (first + feature) * WIDTH + row;
+                    load_transposed(from, WIDTH, n_in - first - feature, V, square);
+                    for (int64_t i = 0; i < V; i += 2)
+                        panels(feature / WIDTH)
+                            .put(b * WIDTH + row + i, feature / V % NV, square[i], square[i + 1]);
+                }
         auto cut_up = [=](int64_t out, const TileRows& rows) {
-            for (int64_t i = 0; i < std::min(2 * V, nets.sizes[l + 1] - out); i++)
-                for (int64_t b = 0; b < n_blocks; b++) {
-                    const float* from = of_sums + nets.panel(e, l + 1, block + b) + (out + i) * nets.width;
+            for (int64_t b = 0; b < n_blocks; b++)
+                for (int64_t i = 0; i < std::min(2 * V, nets.sizes[l + 1] - out); i++) {
+                    const float* from = of_sums + nets.panel(e, l + 1, block + b) + (out + i) * WIDTH;
                     rows.put(i, b, load(from), load(from + V));
                 }
         };
@@ -117,15 +118,6 @@ struct MatrixUnits {
                 load_transposed(from + V * step, step, length - c - V, n - first, right);
                 for (int64_t i = 0; i < V; i++) rows.put(first + i, c / (2 * V), left[i], right[i]);
             }
-    }
-    // The transpose of up to 16 rows of up to 16 numbers, and zeros.
-    static void load_transposed(const float* from, int64_t step, int64_t n_rows, int64_t n, Vector* square) {
-#pragma GCC unroll 16
-        for (int64_t i = 0; i < V; i++) square[i] = i < n_rows ? load_first(from + i * step, n) : Vector{};
-        transpose<V / 2>(square, std::make_index_sequence<V>());
-    }
-    static Vector load_first(const float* from, int64_t n) {
-        return (Vector)_mm512_maskz_loadu_ps(n >= V ? 0xffff : (1 << std::max(n, int64_t{0})) - 1, from);
     }
 };
 

@@ -36,9 +36,20 @@ struct Networks {
     void stand_up(const float* rows, const int64_t* steps, int64_t n_features, int64_t e, int64_t block,
                   float* panel) const {
         rows += e * steps[0] + block * width * steps[1];
-        for (int64_t k = 0, n = n_rows_of(block); k < n_features; k++)
-            for (int64_t r = 0; r < width; r++)
-                panel[k * width + r] = r < n ? rows[r * steps[1] + k * steps[2]] : 0.0f;
+        int64_t n = n_rows_of(block);
+        if (steps[2] != 1) {
+            for (int64_t k = 0; k < n_features; k++)
+                for (int64_t r = 0; r < width; r++)
+                    panel[k * width + r] = r < n ? rows[r * steps[1] + k * steps[2]] : 0.0f;
+            return;
+        }
+        for (int64_t r = 0; r < width; r += V)
+            for (int64_t k = 0; k < n_features; k += V) {
+                Vector square[V];
+                load_transposed(rows + r * steps[1] + k, steps[1], n - r, n_features - k, square);
+                for (int64_t i = 0; i < std::min(V, n_features - k); i++)
+                    store(panel + (k + i) * width + r, square[i]);
+            }
     }
 };
 

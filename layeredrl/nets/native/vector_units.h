@@ -63,8 +63,7 @@ void transpose_panel(const float* panel, int64_t n, float* to) {
     for (int64_t c = 0; c < MV * V; c += V)
         for (int64_t r = 0; r < NV * V; r += V) {
             Vector square[V];
-            for (int64_t i = 0; i < V; i++) square[i] = c + i < n ? load(panel + (c + i) * NV * V + r) : Vector{};
-            transpose<V / 2>(square, std::make_index_sequence<V>());
+            load_transposed(panel + c * NV * V + r, NV * V, n - c, V, square);
             for (int64_t i = 0; i < V; i++) store(to + (r + i) * MV * V + c, square[i]);
         }
 }

@@ -1,6 +1,7 @@
 // Vectors of numbers, as wide as the processor has them, and what activations make of them.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -26,6 +27,17 @@ typedef Vector InMemory __attribute__((aligned(4)));
 
 inline Vector load(const float* from) { return *reinterpret_cast<const InMemory*>(from); }
 inline void store(float* to, const Vector& x) { *reinterpret_cast<InMemory*>(to) = x; }
+// The first n numbers, or as many as there are in a vector, and zeros.
+inline Vector load_first(const float* from, int64_t n) {
+    if (n >= V) return load(from);
+#if defined(__AVX512F__)
+    return (Vector)_mm512_maskz_loadu_ps((1 << std::max(n, int64_t{0})) - 1, from);
+#else
+    Vector x{};
+    for (int64_t c = 0; c < n; c++) x[c] = from[c];
+    return x;
+#endif
+}
 inline float sum(const Vector& x) {
     float all = 0.0f;
     for (int64_t c = 0; c < V; c++) all += x[c];
@@ -48,6 +60,13 @@ __attribute__((always_inline)) inline void transpose(Vector* rows, std::index_se
         rows[i + SIZE] = __builtin_shufflevector(upper, lower, (LANES & SIZE ? V + LANES : LANES + SIZE)...);
     }
     if constexpr (SIZE > 1) transpose<SIZE / 2>(rows, lanes);
+}
+
+// The transpose of up to V rows of up to V numbers, and zeros.
+inline void load_transposed(const float* rows, int64_t step, int64_t n_rows, int64_t n, Vector* square) {
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < V; i++) square[i] = i < n_rows ? load_first(rows + i * step, n) : Vector{};
+    transpose<V / 2>(square, std::make_index_sequence<V>());
 }
 
 // exp(-x) for -87 <= x <= 87, nearly to the last bit: a power of two, of its whole part as an exponent and of the
