@@ -15,8 +15,8 @@
 
 #define ALWAYS_INLINE __attribute__((always_inline)) inline
 using BFloat16 = uint16_t;
-constexpr int64_t TILE =
-    512;  // numbers, in 16 rows; those of a panel's tiles hold 16 pairs of neighbours in a column
+// Numbers of a tile, in 16 rows. In a panel's tiles, a row holds 16 pairs of neighbours in a column.
+constexpr int64_t TILE = 512;
 constexpr int64_t N_PARTS = 3, N_PRODUCTS = 6;
 constexpr int64_t PART_OF_MATRIX[N_PRODUCTS] = {0, 0, 0, 1, 1, 2}, PART_OF_PANEL[N_PRODUCTS] = {0, 1, 2, 1, 0, 0};
 
