@@ -14,7 +14,7 @@ import torch
 
 FLAGS = (
     "-std=c++17",
-    "-O2",
+    "-O3",  # -O2 leaves some small loops as they are, whose vectors then go through memory
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-fvisibility-inlines-hidden",
