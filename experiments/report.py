@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from layeredrl.models.model import Model
@@ -84,8 +85,13 @@ def _print_table(table: Sequence[dict[str, Any]], mean: float) -> None:
 
 
 def versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("layeredrl", "torch", "gymnasium", "numpy")}
-    return {"python": platform.python_version(), **packages, "machine": f"{platform.system()} {platform.machine()}"}
+    packages = {name: version(name) for name in ("layeredrl", "gymnasium", "numpy")}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,  # says for which GPUs it was built
+        **packages,
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def _draw(training: Sequence[tuple[int, Episode]], evaluation: Sequence[Episode], model: Model) -> Figure:
