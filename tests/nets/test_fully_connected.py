@@ -193,3 +193,15 @@ def n_threads_restored():
     n_threads = torch.get_num_threads()
     yield
     torch.set_num_threads(n_threads)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+def test_torch_uses_the_same_units_in_between():
+    """In bfloat16, products of torch's own run on them, on the same threads."""
+    x, layers = torch.randn(2, 300, 140), draw_layers(2, (140, 140, 140))
+    factor = torch.randn(256, 256).bfloat16()
+    with torch.no_grad():
+        ours, torchs = fully_connected(x, *layers, 0), factor @ factor
+        for _ in range(5):
+            assert torch.equal(fully_connected(x, *layers, 0), ours)
+            assert torch.equal(factor @ factor, torchs)

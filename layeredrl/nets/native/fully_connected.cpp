@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "matrix_units.h"
 #include "vector_units.h"
@@ -52,11 +53,7 @@ void forward_blocks(const Networks& nets, const Unit& unit, const Forward& pass,
         };
         unit.product(e, l, bias(l), blocks.n, panels.of(l, sizes[l]), to, make);
     }
-    float* out = pass.out + e * sizes[last + 1] * nets.n_rows;
-    auto to = [&](int64_t b) {
-        int64_t first = (blocks.first + b) * nets.width;
-        return Rows{out + first, nets.n_rows, nets.n_rows - first, false};
-    };
+    auto to = upright_rows(nets, blocks, pass.out + e * sizes[last + 1] * nets.n_rows);
     unit.product(e, last, bias(last), blocks.n, panels.of(last, sizes[last]), to, as_it_is);
 }
 
@@ -114,11 +111,7 @@ void backward_blocks(const Networks& nets, const Unit& unit, const Backward& pas
         unit.product(e, l, nullptr, blocks.n, panels.of(l, sizes[l + 1]), to, make);
     }
     if (!pass.of_x) return;
-    float* of_x = pass.of_x + e * sizes[0] * nets.n_rows;
-    auto to = [&](int64_t b) {
-        int64_t first = (blocks.first + b) * nets.width;
-        return Rows{of_x + first, nets.n_rows, nets.n_rows - first, false};
-    };
+    auto to = upright_rows(nets, blocks, pass.of_x + e * sizes[0] * nets.n_rows);
     unit.product(e, 0, nullptr, blocks.n, panels.of(0, sizes[1]), to, as_it_is);
 }
 

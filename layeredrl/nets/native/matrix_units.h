@@ -83,15 +83,9 @@ struct MatrixUnits {
         float* memory = scratch<0>(n_panels * size);
         auto panels = [=](int64_t b) { return Panel(memory + b * size, n_rows); };
         for (int64_t b = 0; b < n_blocks; b++)  // as they lie in memory
-            for (int64_t feature = 0; feature < n_panels * WIDTH; feature += V)
-                for (int64_t row = 0; row < WIDTH; row += V) {
-                    Vector square[V];
-                    const float* from = inputs + nets.panel(e, l, block + b) + (first + feature) * WIDTH + row;
-                    load_transposed(from, WIDTH, n_in - first - feature, V, square);
-                    for (int64_t i = 0; i < V; i += 2)
-                        panels(feature / WIDTH)
-                            .put(b * WIDTH + row + i, feature / V % NV, square[i], square[i + 1]);
-                }
+            for (int64_t c = 0; c < n_panels * WIDTH; c += V)
+                lay_down(inputs + nets.panel(e, l, block + b) + (first + c) * WIDTH, n_in - first - c,
+                         panels(c / WIDTH), b * WIDTH, c / V % NV);
         auto cut_up = [=](int64_t out, const TileRows& rows) {
             for (int64_t b = 0; b < n_blocks; b++)
                 for (int64_t i = 0; i < std::min(2 * V, nets.sizes[l + 1] - out); i++) {
@@ -107,6 +101,14 @@ struct MatrixUnits {
    private:
     static TileRows tile_rows(int64_t length) {
         return {reinterpret_cast<BFloat16*>(scratch<1>(TileRows::size(length) / 2)), Cut(length)};
+    }
+    // Up to 16 features of 32 upright rows: each row becomes a feature, from `place` on.
+    static void lay_down(const float* upright, int64_t n_features, const Panel& panel, int64_t place, int64_t j) {
+        for (int64_t row = 0; row < WIDTH; row += V) {
+            Vector square[V];
+            load_transposed(upright + row, WIDTH, n_features, V, square);
+            for (int64_t i = 0; i < V; i += 2) panel.put(place + row + i, j, square[i], square[i + 1]);
+        }
     }
     // The first n columns of a matrix become rows.
     static void cut_up_columns(const float* matrix, int64_t step, int64_t n, int64_t length, const TileRows& rows) {

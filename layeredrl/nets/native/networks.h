@@ -109,3 +109,10 @@ struct Rows {
     }
 };
 inline Vector as_it_is(int64_t, int64_t, int64_t, const Vector& x) { return x; }
+// Where the numbers of each of some blocks belong among those of all rows of a member, which stand upright.
+inline auto upright_rows(const Networks& nets, Range blocks, float* numbers) {
+    return [=, n_rows = nets.n_rows, width = nets.width](int64_t b) {
+        int64_t first = (blocks.first + b) * width;
+        return Rows{numbers + first, n_rows, n_rows - first, false};
+    };
+}
