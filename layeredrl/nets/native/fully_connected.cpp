@@ -59,16 +59,16 @@ void forward_blocks(const Networks& nets, const Unit& unit, const Forward& pass,
 
 template <class Activation, class Unit>
 void forward(const Networks& nets, const Unit& unit, const Forward& pass, int n_threads) {
-    Tasks tasks(nets, Unit::BLOCKS, n_threads);
+    std::vector<Task> tasks = share_out(nets, Unit::BLOCKS, n_threads);
 #pragma omp parallel num_threads(n_threads)
     {
         [[maybe_unused]] typename Unit::InUse in_use;
 #pragma omp for schedule(dynamic) nowait
-        for (int64_t task = 0; task < tasks.n; task++) {
+        for (const auto& [e, blocks] : tasks) {
             if (pass.inputs)
-                forward_blocks<Activation, true>(nets, unit, pass, tasks.member(task), tasks.blocks(task));
+                forward_blocks<Activation, true>(nets, unit, pass, e, blocks);
             else
-                forward_blocks<Activation, false>(nets, unit, pass, tasks.member(task), tasks.blocks(task));
+                forward_blocks<Activation, false>(nets, unit, pass, e, blocks);
         }
     }
 }
@@ -115,27 +115,17 @@ void backward_blocks(const Networks& nets, const Unit& unit, const Backward& pas
     unit.product(e, 0, nullptr, blocks.n, panels.of(0, sizes[1]), to, as_it_is);
 }
 
-// Gradients of the weights of layer `l` of member `e`, for some of its inputs from `first` on.
+// Gradients of the biases of layer `l` of member `e` and of its weights, for some of its inputs from `first` on.
 template <class Unit>
-void weight_gradients(const Networks& nets, const Unit& unit, const Backward& pass, int64_t e, int64_t l,
-                      int64_t first) {
+void layer_gradients(const Networks& nets, const Unit& unit, const Backward& pass, int64_t e, int64_t l,
+                     int64_t first) {
     int64_t n_in = nets.sizes[l], n_out = nets.sizes[l + 1];
-    float* to = pass.of_weights[l] + e * n_out * n_in + first;
+    float* of_weights = pass.of_weights[l] + e * n_out * n_in + first;
+    float* of_biases = first == 0 && pass.of_biases[l] ? pass.of_biases[l] + e * n_out : nullptr;
     for (int64_t block = 0; block == 0 || block < nets.n_blocks(); block += BLOCKS_AT_A_TIME) {  // once for no rows
-        int64_t n_blocks = std::min(BLOCKS_AT_A_TIME, nets.n_blocks() - block);
-        unit.weight_gradients(pass.of_sums, pass.inputs, e, l, first, block, n_blocks,
-                              Rows{to, n_in, std::min(n_in - first, Unit::GRADIENT_WIDTH), block > 0});
-    }
-}
-
-void bias_gradient(const Networks& nets, const Backward& pass, int64_t e, int64_t l) {
-    int64_t n_out = nets.sizes[l + 1];
-    for (int64_t i = 0; i < n_out; i++) {
-        Vector sums{};
-        for (int64_t block = 0; block < nets.n_blocks(); block++)
-            for (int64_t r = 0; r < nets.width; r += V)
-                sums += load(pass.of_sums + nets.panel(e, l + 1, block) + i * nets.width + r);
-        pass.of_biases[l][e * n_out + i] = sum(sums);
+        Range blocks{block, std::min(BLOCKS_AT_A_TIME, nets.n_blocks() - block)};
+        Rows to{of_weights, n_in, std::min(n_in - first, Unit::GRADIENT_WIDTH), block > 0};
+        unit.layer_gradients(pass.of_sums, pass.inputs, e, l, first, blocks, to, of_biases);
     }
 }
 
@@ -149,27 +139,21 @@ void backward(const Networks& nets, const Unit& unit, const Backward& pass, int 
         for (int64_t l = nets.n_layers - 1; l >= 0; l--)
             for (int64_t first = 0; first < nets.sizes[l]; first += Unit::GRADIENT_WIDTH)
                 parts.push_back({e, l, first});
-    Tasks tasks(nets, Unit::BLOCKS, n_threads);
-    int64_t n_parts = parts.size();
+    std::vector<Task> tasks = share_out(nets, Unit::BLOCKS, n_threads);
 #pragma omp parallel num_threads(n_threads)
     {
         [[maybe_unused]] typename Unit::InUse in_use;
 #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < tasks.n; task++)
-            backward_blocks(nets, unit, pass, tasks.member(task), tasks.blocks(task));
+        for (const auto& [e, blocks] : tasks) backward_blocks(nets, unit, pass, e, blocks);
 #pragma omp for schedule(dynamic) nowait
-        for (int64_t task = 0; task < n_parts; task++) {
-            auto [e, l, first] = parts[task];
-            weight_gradients(nets, unit, pass, e, l, first);
-            if (first == 0 && pass.of_biases[l]) bias_gradient(nets, pass, e, l);
-        }
+        for (const auto& [e, l, first] : parts) layer_gradients(nets, unit, pass, e, l, first);
     }
 }
 
 // Matrix units are faster from about this many numbers in a layer of this width on.
 bool suits_matrix_units(const Networks& nets) {
 #ifdef MATRIX_UNITS
-    return nets.widest() >= 128 && nets.n_rows * nets.widest() >= 32768 && MatrixUnits::exist();
+    return nets.widest() >= 128 && nets.n_rows * nets.widest() >= 16384 && MatrixUnits::exist();
 #else
     return false;
 #endif

@@ -76,25 +76,29 @@ struct MatrixUnits {
 
     // For the inputs from `first` on, of some blocks: panels in which rows take the place of features.
     template <class To>
-    void weight_gradients(const float* of_sums, const float* inputs, int64_t e, int64_t l, int64_t first,
-                          int64_t block, int64_t n_blocks, const To& to) const {
-        int64_t n_in = nets.sizes[l], n_rows = n_blocks * nets.width, size = Panel::size(n_rows);
-        int64_t n_panels = (std::min(n_in - first, GRADIENT_WIDTH) + WIDTH - 1) / WIDTH;
+    void layer_gradients(const float* of_sums, const float* inputs, int64_t e, int64_t l, int64_t first,
+                         Range blocks, const To& to, float* of_biases) const {
+        int64_t n_in = nets.sizes[l], n_out = nets.sizes[l + 1], n_rows = blocks.n * WIDTH;
+        int64_t n_panels = (std::min(n_in - first, GRADIENT_WIDTH) + WIDTH - 1) / WIDTH, size = Panel::size(n_rows);
         float* memory = scratch<0>(n_panels * size);
         auto panels = [=](int64_t b) { return Panel(memory + b * size, n_rows); };
-        for (int64_t b = 0; b < n_blocks; b++)  // as they lie in memory
+        for (int64_t b = 0; b < blocks.n; b++)  // as they lie in memory
             for (int64_t c = 0; c < n_panels * WIDTH; c += V)
-                lay_down(inputs + nets.panel(e, l, block + b) + (first + c) * WIDTH, n_in - first - c,
+                lay_down(inputs + nets.panel(e, l, blocks.first + b) + (first + c) * WIDTH, n_in - first - c,
                          panels(c / WIDTH), b * WIDTH, c / V % NV);
         auto cut_up = [=](int64_t out, const TileRows& rows) {
-            for (int64_t b = 0; b < n_blocks; b++)
-                for (int64_t i = 0; i < std::min(2 * V, nets.sizes[l + 1] - out); i++) {
-                    const float* from = of_sums + nets.panel(e, l + 1, block + b) + (out + i) * WIDTH;
-                    rows.put(i, b, load(from), load(from + V));
+            int64_t n = std::min(2 * V, n_out - out), step = n_out * WIDTH;
+            const float* from = of_sums + nets.panel(e, l + 1, blocks.first) + out * WIDTH;
+            for (int64_t b = 0; b < blocks.n; b++, from += step)
+                for (int64_t i = 0; i < n; i++) {
+                    const float* row = from + i * WIDTH;
+                    prefetch(row + step, WIDTH);
+                    rows.put(i, b, load(row), load(row + V));
                 }
+            if (of_biases) nets.sum_features(of_sums, e, l + 1, blocks, out, n, to.add, of_biases);
         };
         ::product(
-            nets.sizes[l + 1], tile_rows(n_rows), cut_up, nullptr, n_panels, panels,
+            n_out, tile_rows(n_rows), cut_up, nullptr, n_panels, panels,
             [=](int64_t b) { return to.from(b * WIDTH); }, as_it_is);
     }
 
@@ -104,6 +108,7 @@ struct MatrixUnits {
     }
     // Up to 16 features of 32 upright rows: each row becomes a feature, from `place` on.
     static void lay_down(const float* upright, int64_t n_features, const Panel& panel, int64_t place, int64_t j) {
+        prefetch(upright + 2 * V * WIDTH, V * WIDTH);
         for (int64_t row = 0; row < WIDTH; row += V) {
             Vector square[V];
             load_transposed(upright + row, WIDTH, n_features, V, square);

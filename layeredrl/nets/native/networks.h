@@ -16,6 +16,11 @@ float* scratch(int64_t n_numbers) {
     return align(memory.data());
 }
 
+// Some blocks, one after the other.
+struct Range {
+    int64_t first, n;
+};
+
 struct Networks {
     int64_t n_members, n_rows, n_layers;
     const int64_t* sizes;         // of the inputs, and of the outputs of each layer
@@ -32,6 +37,17 @@ struct Networks {
     // Rows of a block that there are; the others are empty.
     int64_t n_rows_of(int64_t block) const { return std::min(width, n_rows - block * width); }
 
+    // Sums of n features from `first` on, of some blocks of panels of what goes into layer `l`.
+    void sum_features(const float* panels, int64_t e, int64_t l, Range blocks, int64_t first, int64_t n, bool add,
+                      float* to) const {
+        for (int64_t i = first; i < first + n; i++) {
+            Vector sums{};
+            for (int64_t b = 0; b < blocks.n; b++)
+                for (int64_t r = 0; r < width; r += V)
+                    sums += load(panels + panel(e, l, blocks.first + b) + i * width + r);
+            to[i] = add ? to[i] + sum(sums) : sum(sums);
+        }
+    }
     // A block of rows, upright; zeros where there are no more rows.
     void stand_up(const float* rows, const int64_t* steps, int64_t n_features, int64_t e, int64_t block,
                   float* panel) const {
@@ -53,28 +69,32 @@ struct Networks {
     }
 };
 
-// Some blocks, one after the other.
-struct Range {
-    int64_t first, n;
+// Some blocks of rows of a member.
+struct Task {
+    int64_t e;
+    Range blocks;
 };
 
-// How blocks of rows are shared out: up to `most` at a time, so that weights are read once for all of them, but
-// fewer if threads would get unequal shares.
-struct Tasks {
-    int64_t n_blocks, per_member, size, n;
-
-    Tasks(const Networks& nets, int64_t most, int n_threads) : n_blocks(nets.n_blocks()) {
-        int64_t fair = nets.n_members * n_blocks / (4 * n_threads);
-        int64_t few = std::max<int64_t>(1, std::min(most, fair));
-        per_member = (n_blocks + few - 1) / few, n = nets.n_members * per_member;
-        size = (n_blocks + per_member - 1) / std::max<int64_t>(1, per_member);
+// Equal shares for all threads, in tasks of up to `most` blocks: as few as there can be, since each task reads its
+// member's weights. What is left of members that are shared comes last, to fill up what whole ones leave.
+inline std::vector<Task> share_out(const Networks& nets, int64_t most, int n_threads) {
+    int64_t per_member = nets.n_blocks(), n_blocks = nets.n_members * per_member;
+    int64_t share = (n_blocks + n_threads - 1) / n_threads;
+    std::vector<Task> parts, tasks;
+    for (int64_t first = 0; first < n_blocks; first += parts.back().blocks.n) {
+        int64_t e = first / per_member, end = std::min((e + 1) * per_member, (first / share + 1) * share);
+        parts.push_back({e, {first - e * per_member, end - first}});
     }
-    int64_t member(int64_t task) const { return task / per_member; }
-    Range blocks(int64_t task) const {
-        int64_t first = task % per_member * size;
-        return {first, std::min(size, n_blocks - first)};
-    }
-};
+    std::stable_sort(parts.begin(), parts.end(),
+                     [](const Task& a, const Task& b) { return a.blocks.n > b.blocks.n; });
+    for (auto [e, blocks] : parts)
+        for (int64_t n_tasks = (blocks.n + most - 1) / most; n_tasks > 0; n_tasks--) {
+            int64_t n = blocks.n / n_tasks;
+            tasks.push_back({e, {blocks.first, n}});
+            blocks = {blocks.first + n, blocks.n - n};
+        }
+    return tasks;
+}
 
 // Memory for what goes into one layer and what comes out of it, by turns, and for upright rows.
 template <class Unit>
@@ -104,7 +124,7 @@ struct Rows {
     Rows from(int64_t c) const { return {numbers + c, step, n - c, add}; }
     void put(int64_t i, int64_t j, const Vector& x) const {
         float* to = numbers + i * step + j * V;
-        if (!add && (j + 1) * V <= n) return store(to, x);
+        if ((j + 1) * V <= n) return store(to, add ? load(to) + x : x);
         for (int64_t c = 0; c < std::min(V, n - j * V); c++) to[c] = add ? to[c] + x[c] : x[c];
     }
 };

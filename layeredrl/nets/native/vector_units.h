@@ -104,27 +104,29 @@ struct VectorUnits {
     }
 
     template <class To>
-    void weight_gradients(const float* of_sums, const float* inputs, int64_t e, int64_t l, int64_t first,
-                          int64_t block, int64_t n_blocks, const To& to) const {
+    void layer_gradients(const float* of_sums, const float* inputs, int64_t e, int64_t l, int64_t first,
+                         Range blocks, const To& to, float* of_biases) const {
         int64_t n = nets.sizes[l] - first;
         if (n > 2 * V)
-            weight_gradients<3>(of_sums, inputs, e, l, first, block, n_blocks, to);
+            weight_gradients<3>(of_sums, inputs, e, l, first, blocks, to);
         else if (n > V)
-            weight_gradients<2>(of_sums, inputs, e, l, first, block, n_blocks, to);
+            weight_gradients<2>(of_sums, inputs, e, l, first, blocks, to);
         else
-            weight_gradients<1>(of_sums, inputs, e, l, first, block, n_blocks, to);
+            weight_gradients<1>(of_sums, inputs, e, l, first, blocks, to);
+        if (of_biases) nets.sum_features(of_sums, e, l + 1, blocks, 0, nets.sizes[l + 1], to.add, of_biases);
     }
 
    private:
     template <int64_t MV, class To>
     void weight_gradients(const float* of_sums, const float* inputs, int64_t e, int64_t l, int64_t first,
-                          int64_t block, int64_t n_blocks, const To& to) const {
+                          Range blocks, const To& to) const {
         int64_t n_out = nets.sizes[l + 1];
-        float* panel = scratch<0>(n_blocks * WIDTH * MV * V);
-        for (int64_t b = 0; b < n_blocks; b++)
-            transpose_panel<MV, NV>(inputs + nets.panel(e, l, block + b) + first * WIDTH, nets.sizes[l] - first,
-                                    panel + b * WIDTH * MV * V);
-        Matrix<false> matrix{of_sums + nets.panel(e, l + 1, block), n_out, WIDTH, n_blocks, WIDTH, n_out * WIDTH};
+        float* panel = scratch<0>(blocks.n * WIDTH * MV * V);
+        for (int64_t b = 0; b < blocks.n; b++)
+            transpose_panel<MV, NV>(inputs + nets.panel(e, l, blocks.first + b) + first * WIDTH,
+                                    nets.sizes[l] - first, panel + b * WIDTH * MV * V);
+        Matrix<false> matrix{
+            of_sums + nets.panel(e, l + 1, blocks.first), n_out, WIDTH, blocks.n, WIDTH, n_out * WIDTH};
         ::product<MV>(matrix, nullptr, panel, to, [](int64_t, int64_t, const Vector& sums) { return sums; });
     }
 };
