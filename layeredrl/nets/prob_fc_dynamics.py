@@ -9,7 +9,8 @@ from gymnasium.spaces import Space
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from layeredrl.nets.gaussian_mlp import MAX_LOG_STD, MIN_LOG_STD, bounded_std
+from layeredrl.nets.bounded_features import Bound, BoundedFeatures, std_bound
+from layeredrl.nets.gaussian_mlp import MAX_LOG_STD, MIN_LOG_STD
 from layeredrl.nets.mlp import mlp
 from layeredrl.nets.random_prior import random_prior
 from layeredrl.spaces import feature_size
@@ -69,8 +70,9 @@ class ProbFCDynamics(nn.Module):
         trunk = mlp(n_inputs, hidden_sizes, nonlinearity)
         head = nn.Linear((n_inputs, *hidden_sizes)[-1], sum(self.sizes))
         nn.init.constant_(head.bias[-1:], INITIAL_TERMINATION_LOGIT)
-        # One sequence, head included: members can run all of it in turn.
-        self.net = trunk.append(head)
+        bounds = None, std_bound(min_log_std, max_log_std), None, Bound()
+        # One sequence, head included: members can run all of it as one operation.
+        self.net = trunk.extend([head, BoundedFeatures(list(zip(self.sizes, bounds, strict=True)))])
         self.prior_scale = prior_scale
         self.prior = random_prior(n_inputs, n_outputs, hidden_sizes, nonlinearity) if prior_scale > 0 else None
 
@@ -83,16 +85,12 @@ class ProbFCDynamics(nn.Module):
         """Standardised features in; target mean and std, mode weights and termination probability out."""
         inputs = torch.cat([state, action] if context is None else [state, context, action], dim=-1)
         outputs = self.net(inputs)
-        mean, raw_std, logits, term_logit = outputs.split_with_sizes(self.sizes, dim=-1)
+        mean, std, logits, term_prob = outputs.split_with_sizes(self.sizes, dim=-1)
         shape = (*outputs.shape[:-1], *self.mode_shape)
         mean = mean.reshape(shape)
         if self.prior is not None:
             mean = torch.add(mean, self.prior(inputs).unsqueeze(-2), alpha=self.prior_scale)
-        return (
-            (mean, bounded_std(raw_std, self.min_log_std, self.max_log_std).reshape(shape)),
-            _softmax(logits),
-            term_logit.squeeze(-1).sigmoid(),
-        )
+        return (mean, std.reshape(shape)), _softmax(logits), term_prob.squeeze(-1)
 
 
 def _softmax(logits: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch M"]:

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from layeredrl.nets.native.fully_connected import ACTIVATIONS, fully_connected, kernels_work
+from layeredrl.nets.bounded_features import BoundedFeatures
+from layeredrl.nets.native.fully_connected import ACTIVATIONS, as_bounds, fully_connected, kernels_work
 
 # What treats every number alike, and so doesn't care how many members or rows there are; and what of it can
 # overwrite its input.
@@ -35,12 +36,15 @@ class StackedLinear(nn.Module):
 
 
 class StackedSequence(nn.Sequential):
-    """Stacked linear layers and elementwise activations, between which rows stand upright all the way."""
+    """Stacked linear layers, elementwise activations and bounds, between which rows stand upright all the way."""
 
     def forward(self, x: Float[Tensor, "E *batch n_in"]) -> Float[Tensor, "E *batch n_out"]:
         columns = _as_columns(x)
         for layer in self:
-            columns = layer.apply_to_columns(columns) if isinstance(layer, StackedLinear) else layer(columns)
+            if isinstance(layer, (StackedLinear, BoundedFeatures)):
+                columns = layer.apply_to_columns(columns)
+            else:
+                columns = layer(columns)
         return _as_rows(columns, x)
 
 
@@ -51,13 +55,14 @@ class FusedSequence(StackedSequence):
         super().__init__(layers)
         # To find these at each call would take as long as small products.
         self._linear = [layer for layer in self if isinstance(layer, StackedLinear)]
-        self._activation = ACTIVATIONS.index(type(self[1])) if len(self) > 1 else 0
+        self._activation = ACTIVATIONS.index(type(self[1])) if len(self._linear) > 1 else 0
+        self._bounds = as_bounds(self[-1]) if isinstance(self[-1], BoundedFeatures) else None
 
     def forward(self, x: Float[Tensor, "E *batch n_in"]) -> Float[Tensor, "E *batch n_out"]:
         weights, biases = [layer.weight for layer in self._linear], [layer.bias for layer in self._linear]
         if not runs_fused(x) or weights[0].dtype != torch.float32:
             return super().forward(x)
-        return _as_rows(fully_connected(x.flatten(1, -2), weights, biases, self._activation), x)
+        return _as_rows(fully_connected(x.flatten(1, -2), weights, biases, self._activation, self._bounds), x)
 
 
 def runs_fused(x: Tensor) -> bool:
@@ -93,13 +98,16 @@ def _in_sequence(part: nn.Module, fuse: bool) -> nn.Module:
 
 
 def is_fully_connected(layers: Iterable[nn.Module]) -> bool:
-    """Whether there are only stacked linear layers, one at least, and elementwise activations."""
+    """Whether there are only stacked linear layers, one at least, elementwise activations and bounds."""
     kinds = {type(layer) for layer in layers}
-    return StackedLinear in kinds and all(issubclass(kind, (StackedLinear, *ELEMENTWISE)) for kind in kinds)
+    known = (StackedLinear, BoundedFeatures, *ELEMENTWISE)
+    return StackedLinear in kinds and all(issubclass(kind, known) for kind in kinds)
 
 
 def _can_be_fused(layers: Sequence[nn.Module]) -> bool:
-    """Whether linear layers alternate with one activation that the kernels know, and they work."""
+    """Whether linear layers alternate with one activation that the kernels know, bounded or not, and they work."""
+    if isinstance(layers[-1], BoundedFeatures):
+        layers = layers[:-1]
     linear, between = layers[::2], {type(layer) for layer in layers[1::2]}
     alternate = len(layers) % 2 == 1 and all(isinstance(layer, StackedLinear) for layer in linear)
     return alternate and len(between) <= 1 and between <= set(ACTIVATIONS) and kernels_work()

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from layeredrl.nets.bounded_features import BoundedFeatures
 from layeredrl.nets.precision import MatmulPrecision, has_onednn, layer_dtype
 from layeredrl.nets.stacked_linear import IN_PLACE, StackedLinear, is_fully_connected
 
@@ -52,7 +53,7 @@ class LayersInTurn(nn.Module):
     """Layers of several members, `(E, …, in)` to `(E, …, out)`: all those of one member, then the next one's.
 
     Args:
-        layers: a stacked linear layer, or a sequence of these and of elementwise activations.
+        layers: a stacked linear layer, or a sequence of these, of elementwise activations and of bounds.
         chosen, precision, n_rows: as for `take_turns`.
     """
 
@@ -96,6 +97,7 @@ def _member_layers(
 ) -> list[_Layer]:
     """The layers of one member as its tensors are now: with buffers, done by MKL, without, by oneDNN."""
     turns = None if buffers is None else itertools.cycle(buffers)
+    full = next(layer.weight.dtype for layer in sequence if isinstance(layer, StackedLinear))
     layers: list[_Layer] = []
     for i, layer in enumerate(sequence):
         if isinstance(layer, StackedLinear):
@@ -105,6 +107,9 @@ def _member_layers(
                 layers.append(_by_onednn(weight, bias, n_rows))
             else:
                 layers.append(_by_mkl(weight, bias, next(turns)[: n_rows * len(weight)].view(n_rows, -1)))
+            continue
+        if isinstance(layer, BoundedFeatures):
+            layers.append(_bounded(layer, full))
             continue
         activation = copy.copy(layer)
         # Nothing else can read what a linear layer returns.
@@ -117,6 +122,11 @@ def _member_layers(
 def _wherever(function: Callable[[Tensor], Tensor]) -> _Layer:
     """A layer that can't choose where its outcome goes."""
     return lambda rows, _: function(rows)
+
+
+def _bounded(layer: BoundedFeatures, dtype: torch.dtype) -> _Layer:
+    """Bounds in full precision, as what comes near to them couldn't be told apart else."""
+    return _wherever(lambda rows: layer(rows.to(dtype)))
 
 
 def onednn_is_faster() -> bool:

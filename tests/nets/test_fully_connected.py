@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.autograd import grad
 from torch.nn.functional import relu, silu
 
-from layeredrl.nets.native.fully_connected import fully_connected
+from layeredrl.nets.bounded_features import Bound, BoundedFeatures, std_bound
+from layeredrl.nets.native.fully_connected import as_bounds, fully_connected
 from tests.compiler import needs_compiler
 
 pytestmark = needs_compiler
@@ -24,7 +25,13 @@ def draw_layers(n_members, sizes, with_bias=True):
     return weights, biases
 
 
-def loop(x, weights, biases, activation):
+def draw_bounds(n_out, seed):
+    """Of each feature another one, or none."""
+    kinds = None, std_bound(-2.0, 0.5), Bound()
+    return BoundedFeatures([(1, kinds[(i + seed) % 3]) for i in range(n_out)])
+
+
+def loop(x, weights, biases, activation, bounds=None):
     """Rows `(E, R, out)`."""
     outputs = []
     for e, rows in enumerate(x.double()):
@@ -34,20 +41,22 @@ def loop(x, weights, biases, activation):
             rows = rows @ weight[e].double().T
             if bias is not None:
                 rows = rows + bias[e].double()
-        outputs.append(rows)
+        outputs.append(rows if bounds is None else bounds(rows))
     return torch.stack(outputs)
 
 
-def assert_as_loop(x, weights, biases, activation):
+def assert_as_loop(x, weights, biases, activation, bounds=None):
     """Values without gradients and with them, and these: of rows, weights and biases."""
-    expected = loop(x, weights, biases, activation)
+    layers = weights, biases, activation
+    bounds_of_each = None if bounds is None else as_bounds(bounds)
+    expected = loop(x, *layers, bounds)
     close = partial(torch.testing.assert_close, rtol=1e-5, atol=2e-5)
     with torch.no_grad():
-        close(fully_connected(x, weights, biases, activation).mT, expected.float())
+        close(fully_connected(x, *layers, bounds_of_each).mT, expected.float())
     leaves = [tensor for tensor in (x, *weights, *biases) if tensor is not None]
     for leaf in leaves:
         leaf.requires_grad_()
-    actual, expected = fully_connected(x, weights, biases, activation).mT, loop(x, weights, biases, activation)
+    actual, expected = fully_connected(x, *layers, bounds_of_each).mT, loop(x, *layers, bounds)
     close(actual, expected.float())
     of_out = torch.randn_like(actual)
     for got, wanted in zip(grad(actual, leaves, of_out), grad(expected, leaves, of_out.double()), strict=True):
@@ -66,11 +75,13 @@ SIZES = st.integers(1, 60)
     sizes=st.lists(SIZES, min_size=2, max_size=5),
     activation=st.sampled_from([0, 1]),
     with_bias=st.booleans(),
+    bounded=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_any_sizes(n_members, n_rows, sizes, activation, with_bias, seed):
+def test_any_sizes(n_members, n_rows, sizes, activation, with_bias, bounded, seed):
     torch.manual_seed(seed)
-    assert_as_loop(torch.randn(n_members, n_rows, sizes[0]), *draw_layers(n_members, sizes, with_bias), activation)
+    x, layers = torch.randn(n_members, n_rows, sizes[0]), draw_layers(n_members, sizes, with_bias)
+    assert_as_loop(x, *layers, activation, draw_bounds(sizes[-1], seed) if bounded else None)
 
 
 # So many numbers that matrix units multiply them, where the processor has some.
@@ -83,12 +94,14 @@ def test_any_sizes(n_members, n_rows, sizes, activation, with_bias, seed):
     place=st.integers(0, 3),
     activation=st.sampled_from([0, 1]),
     with_bias=st.booleans(),
+    bounded=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_many_rows_of_wide_layers(n_members, n_rows, width, others, place, activation, with_bias, seed):
+def test_many_rows_of_wide_layers(n_members, n_rows, width, others, place, activation, with_bias, bounded, seed):
     torch.manual_seed(seed)
     sizes = [*others[:place], width, *others[place:]]
-    assert_as_loop(torch.randn(n_members, n_rows, sizes[0]), *draw_layers(n_members, sizes, with_bias), activation)
+    x, layers = torch.randn(n_members, n_rows, sizes[0]), draw_layers(n_members, sizes, with_bias)
+    assert_as_loop(x, *layers, activation, draw_bounds(sizes[-1], seed) if bounded else None)
 
 
 def test_wide_layers():
@@ -125,6 +138,23 @@ def test_activations_and_slopes_are_exact_for_numbers_of_all_sizes(activation):
     torch.testing.assert_close(actual, expected.float(), rtol=1e-6, atol=1e-7)
     slopes, expected_slopes = (grad(value.sum(), x)[0] for value in (actual, expected))
     torch.testing.assert_close(slopes, expected_slopes, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("bound", [Bound(), std_bound(-5.0, 0.25)])
+def test_bounds_are_exact_for_numbers_of_all_sizes(bound):
+    one, bounds = ([torch.ones(1, 1, 1)], [None]), as_bounds(BoundedFeatures([(1, bound)]))
+    sizes = torch.logspace(-30, 30, 200)
+    x = torch.cat([torch.linspace(-85, 85, 4001), sizes, -sizes]).view(1, -1, 1).requires_grad_()
+    actual, expected = fully_connected(x, *one, 0, bounds).mT, bound(x.double())
+    torch.testing.assert_close(actual, expected.float(), rtol=3e-6, atol=2e-38)
+    slopes, expected_slopes = (grad(value.sum(), x)[0] for value in (actual, expected))
+    torch.testing.assert_close(slopes, expected_slopes, rtol=1e-5, atol=2e-7)
+
+
+def test_bounds_hand_on_what_is_no_number():
+    x, bounds = torch.tensor([0.0, math.nan, 1.0]).view(1, 3, 1), as_bounds(BoundedFeatures([(1, Bound())]))
+    answer = fully_connected(x, [torch.ones(1, 1, 1)], [None], 0, bounds)
+    assert answer.isnan().flatten().tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("activation", [0, 1])

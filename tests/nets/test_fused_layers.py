@@ -8,14 +8,18 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from layeredrl.nets import stacked_linear
+from layeredrl.nets.bounded_features import Bound, BoundedFeatures, std_bound
 from layeredrl.nets.native.fully_connected import kernels_work
 from layeredrl.nets.stacked import Stacked
 from layeredrl.nets.turns import ROWS_FOR_TURNS
-from tests.nets.loops import IN, E, assert_equals_a_loop, inner, last, rows_of_all_kinds, sequential
+from tests.nets.loops import IN, OUT, E, assert_equals_a_loop, inner, last, rows_of_all_kinds, sequential
 
+bounds = partial(BoundedFeatures, [(1, std_bound(-2.0, 1.0)), (1, Bound())])
 FUSED = {
     "linear": sequential(inner, nn.ReLU, partial(last, bias=False)),
     "deep": sequential(inner, nn.SiLU, partial(nn.Linear, 8, 8), nn.SiLU, last),
+    "bounded": sequential(inner, nn.SiLU, last, bounds),
+    "bounded linear": sequential(partial(nn.Linear, IN, OUT), bounds),
     "nested": lambda: nn.Sequential(nn.Sequential(inner(), nn.SiLU(), last()), nn.Tanh()),
 }
 
@@ -54,6 +58,7 @@ def test_what_is_fused_goes_as_before_in_double_precision():
         (inner, nn.Tanh, last),
         (inner, nn.ReLU, nn.ReLU, last),
         (inner, nn.ReLU),
+        (inner, nn.ReLU, last, bounds, nn.ReLU, partial(nn.Linear, OUT, 8)),
         (inner, nn.ReLU, partial(nn.Linear, 8, 8), nn.SiLU, last),
     ],
 )

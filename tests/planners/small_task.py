@@ -14,8 +14,8 @@ class Net(ProbFCDynamics):
 
     def __init__(self, *spaces_and_modes):
         super().__init__(*spaces_and_modes, hidden_sizes=(8,), nonlinearity=nn.SiLU)
-        nn.init.constant_(self.net[-1].bias[-1:], -0.5)
-        nn.init.normal_(self.net[-1].weight[-1:])
+        nn.init.constant_(self.net[-2].bias[-1:], -0.5)
+        nn.init.normal_(self.net[-2].weight[-1:])
 
 
 def make_model(**settings):

@@ -36,7 +36,7 @@ def make_constant(**settings) -> ProbabilisticEnsemble:
 def with_noise_at(log_std: float | torch.Tensor, dim: int = 0):
     """A model whose noise of one dimension is what its last layer wants it to be, and 1 elsewhere."""
     model = make_model(2)
-    head = model.members.nets.members.net[-1]
+    head = model.members.nets.members.net[-2]
     with torch.no_grad():
         head.weight.zero_()
         head.bias.zero_()
@@ -159,7 +159,7 @@ def test_a_mode_that_is_right_makes_no_miss():
         return ProbFCDynamics(*args, hidden_sizes=())
 
     model = ProbabilisticEnsemble(STATE, None, ACTION, two_modes, n_models=2, n_modes=2)
-    head = model.members.nets.members.net[-1]
+    head = model.members.nets.members.net[-2]
     with torch.no_grad():
         head.weight.zero_()
         head.bias.zero_()
@@ -174,7 +174,7 @@ def test_a_member_that_broke_down_does_not_hide_the_others():
     model, batch = make_model(3), make_batch(40)
     expected = diagnose(model, batch).error_correlation[1, 2]
     with torch.no_grad():
-        model.members.nets.members.net[-1].bias[0] = torch.nan
+        model.members.nets.members.net[-2].bias[0] = torch.nan
     assert diagnose(model, batch).mean_correlation == pytest.approx(float(expected))
 
 

@@ -210,7 +210,7 @@ def test_a_member_that_broke_down_is_left_out_of_histograms(tmp_path):
     model, buffer = make_model(2), make_buffer(60)
     report = EnsembleTrainer(model, TrainerConfig(max_epochs=2)).fit(buffer)
     with torch.no_grad():
-        model.members.nets.members.net[-1].bias[0] = torch.nan
+        model.members.nets.members.net[-2].bias[0] = torch.nan
     monitor = Monitor(tmp_path)
     monitor.fit(report, model, 200, buffer[buffer.is_holdout])
     monitor.close()

@@ -21,10 +21,11 @@ constexpr int64_t BLOCKS_AT_A_TIME = 16;  // that go into the gradient of weight
 
 struct Forward {
     const float* const* biases;  // of each layer, (E, out) or null
+    const Bound* bounds;         // of each feature that comes out, or null
     const float* x;              // (E, R, in)
     const int64_t* steps;        // between members, rows and features of x
     float* inputs;               // panels of what goes into the layers, kept for the way back, or null
-    float* slopes;               // panels of the slopes of the activations that made it, or null
+    float* slopes;               // panels of the slopes of the activations and bounds that made it, or null
     float* out;                  // (E, out, R)
 };
 
@@ -54,7 +55,14 @@ void forward_blocks(const Networks& nets, const Unit& unit, const Forward& pass,
         unit.product(e, l, bias(l), blocks.n, panels.of(l, sizes[l]), to, make);
     }
     auto to = upright_rows(nets, blocks, pass.out + e * sizes[last + 1] * nets.n_rows);
-    unit.product(e, last, bias(last), blocks.n, panels.of(last, sizes[last]), to, as_it_is);
+    auto make = [=, n_out = sizes[last + 1], bounds = pass.bounds, slopes = kept(pass.slopes, last + 1)](
+                    int64_t b, int64_t i, int64_t j, const Vector& sums) {
+        if (!bounds) return sums;
+        Activated bounded = bounds[i].of(sums);
+        if (KEEP) store(slopes + ((b * n_out + i) * NV + j) * V, bounded.slope);
+        return bounded.value;
+    };
+    unit.product(e, last, bias(last), blocks.n, panels.of(last, sizes[last]), to, make);
 }
 
 template <class Activation, class Unit>
@@ -77,6 +85,7 @@ void forward(const Networks& nets, const Unit& unit, const Forward& pass, int n_
 struct Backward {
     const float* inputs;
     const float* slopes;
+    bool bounded;          // what comes out
     const float* of_out;   // (E, R, out)
     const int64_t* steps;  // between members, rows and features of it
     float* of_sums;        // panels, of what each layer adds up before it is activated
@@ -95,6 +104,9 @@ void backward_blocks(const Networks& nets, const Unit& unit, const Backward& pas
     for (int64_t b = 0; b < blocks.n; b++) {
         float* rows = of_sums(last) + b * n_out * nets.width;
         nets.stand_up(pass.of_out, pass.steps, n_out, e, blocks.first + b, rows);
+        const float* slopes = pass.slopes + nets.panel(e, last + 1, blocks.first + b);
+        for (int64_t r = 0; pass.bounded && r < n_out * nets.width; r += V)
+            store(rows + r, load(rows + r) * load(slopes + r));
         panels.of(last, n_out)(b).fill(rows, n_out);
     }
     for (int64_t l = last; l > 0; l--) {
@@ -197,9 +209,9 @@ int64_t fully_connected_padded(int64_t n_members, int64_t n_rows, int64_t n_laye
 // The activation between layers is number 0, SiLU, or 1, ReLU.
 void fully_connected_forward(int64_t n_members, int64_t n_rows, int64_t n_layers, const int64_t* sizes,
                              const float* const* weights, const float* const* biases, int activation,
-                             const float* x, const int64_t* steps, float* inputs, float* slopes, float* out,
-                             int n_threads) {
-    Forward pass{biases, x, steps, inputs, slopes, out};
+                             const Bound* bounds, const float* x, const int64_t* steps, float* inputs,
+                             float* slopes, float* out, int n_threads) {
+    Forward pass{biases, bounds, x, steps, inputs, slopes, out};
     with_units(n_members, n_rows, n_layers, sizes, weights, false, [&](const Networks& nets, const auto& unit) {
         if (activation == 0)
             forward<SiLU>(nets, unit, pass, n_threads);
@@ -209,10 +221,10 @@ void fully_connected_forward(int64_t n_members, int64_t n_rows, int64_t n_layers
 }
 
 void fully_connected_backward(int64_t n_members, int64_t n_rows, int64_t n_layers, const int64_t* sizes,
-                              const float* const* weights, const float* inputs, const float* slopes,
+                              const float* const* weights, const float* inputs, const float* slopes, bool bounded,
                               const float* of_out, const int64_t* steps, float* of_sums, float* const* of_weights,
                               float* const* of_biases, float* of_x, int n_threads) {
-    Backward pass{inputs, slopes, of_out, steps, of_sums, of_weights, of_biases, of_x};
+    Backward pass{inputs, slopes, bounded, of_out, steps, of_sums, of_weights, of_biases, of_x};
     with_units(n_members, n_rows, n_layers, sizes, weights, true,
                [&](const Networks& nets, const auto& unit) { backward(nets, unit, pass, n_threads); });
 }

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from layeredrl.nets.bounded_features import Bound, BoundedFeatures
 from layeredrl.nets.native.library import load_library
 
 # That the kernels know, by their numbers.
@@ -19,7 +20,11 @@ _Int, _Pointer = ctypes.c_int64, ctypes.c_void_p
 
 
 def fully_connected(
-    x: Float[Tensor, "E R F"], weights: Sequence[Tensor], biases: Sequence[Tensor | None], activation: int
+    x: Float[Tensor, "E R F"],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    activation: int,
+    bounds: Float[Tensor, "n_out 3"] | None = None,
 ) -> Float[Tensor, "E n_out R"]:
     """Linear layers with an activation between each two, as one operation.
 
@@ -27,13 +32,20 @@ def fully_connected(
         x: rows.
         weights, biases: of each layer, `(E, out, in)` and `(E, out)`; no bias: None.
         activation: its index among `ACTIVATIONS`.
+        bounds: of what comes out, see `as_bounds`; None: none.
 
     Returns:
         Rows that stand upright. They can be differentiated once.
     """
     if torch.is_grad_enabled():
-        return _FullyConnected.apply(x, activation, *weights, *biases)
-    return torch.ops.layeredrl.fully_connected(x, weights, biases, activation, False)[0]
+        return _FullyConnected.apply(x, activation, bounds, *weights, *biases)
+    return torch.ops.layeredrl.fully_connected(x, weights, biases, activation, bounds, False)[0]
+
+
+def as_bounds(layer: BoundedFeatures) -> Float[Tensor, "n_out 3"]:
+    """Low, height and middle of each feature's bound; no height: it has none."""
+    bounds = torch.tensor([bound or Bound(height=0.0) for bound in layer.bounds])
+    return bounds.repeat_interleave(torch.tensor(layer.sizes), dim=0)
 
 
 def kernels_work() -> bool:
@@ -42,14 +54,15 @@ def kernels_work() -> bool:
 
 
 class _FullyConnected(torch.autograd.Function):
-    """Its arguments: rows, the index of the activation, all weights, all biases."""
+    """Its arguments: rows, the index of the activation, bounds, all weights, all biases."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, activation: int, *tensors: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, activation: int, bounds: Tensor | None, *tensors: Any) -> Tensor:
         n_layers = len(tensors) // 2
         weights, biases = tensors[:n_layers], tensors[n_layers:]
-        out, kept = torch.ops.layeredrl.fully_connected(x, weights, biases, activation, True)
+        out, kept = torch.ops.layeredrl.fully_connected(x, weights, biases, activation, bounds, True)
         ctx.n_rows, ctx.has_bias = x.shape[1], [bias is not None for bias in biases]
+        ctx.is_bounded = bounds is not None
         ctx.save_for_backward(kept, *weights)
         return out
 
@@ -78,6 +91,7 @@ class _FullyConnected(torch.autograd.Function):
             _addresses(weights),
             kept[0].data_ptr(),
             kept[1].data_ptr(),
+            ctx.is_bounded,
             of_out.data_ptr(),
             _numbers(of_out.mT.stride()),
             of_sums.data_ptr(),
@@ -86,17 +100,22 @@ class _FullyConnected(torch.autograd.Function):
             None if of_x is None else of_x.data_ptr(),
             torch.get_num_threads(),
         )
-        return None if of_x is None else of_x.mT, None, *of_weights, *of_biases
+        return None if of_x is None else of_x.mT, None, None, *of_weights, *of_biases
 
 
 def _forward(
-    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], activation: int, keep: bool
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    activation: int,
+    bounds: Tensor | None,
+    keep: bool,
 ) -> list[Tensor]:
     """The operator `layeredrl::fully_connected`: one, so that profilers and the like can see it.
 
     Returns:
-        Upright rows; and, if asked to keep them, what goes into each layer, and the slopes of the activations that
-        made it, in the kernels' own order.
+        Upright rows; and, if asked to keep them, what goes into each layer and comes out of the last, and the
+        slopes of the activations and bounds that made it, in the kernels' own order.
     """
     kernels = _kernels()
     weights = [weight.contiguous() for weight in weights]
@@ -104,7 +123,7 @@ def _forward(
     sizes, (n_members, n_rows, _) = _sizes(weights), x.shape
     out = x.new_empty(n_members, sizes[-1], n_rows)
     padded = kernels.padded(n_members, n_rows, len(weights), _numbers(sizes)) if keep else 0
-    kept = x.new_empty(2, n_members * padded * sum(sizes[:-1])) if keep else None
+    kept = x.new_empty(2, n_members * padded * sum(sizes)) if keep else None
     kernels.forward(
         n_members,
         n_rows,
@@ -113,6 +132,7 @@ def _forward(
         _addresses(weights),
         _addresses(biases),
         activation,
+        None if bounds is None else bounds.data_ptr(),
         x.data_ptr(),
         _numbers(x.stride()),
         None if kept is None else kept[0].data_ptr(),
@@ -126,7 +146,8 @@ def _forward(
 # `torch.library.custom_op` would take longer for all of that, and at each call too.
 _LIBRARY = torch.library.Library("layeredrl", "FRAGMENT")
 _LIBRARY.define(
-    "fully_connected(Tensor x, Tensor[] weights, Tensor?[] biases, int activation, bool keep) -> Tensor[]"
+    "fully_connected(Tensor x, Tensor[] weights, Tensor?[] biases, int activation, Tensor? bounds, bool keep)"
+    " -> Tensor[]"
 )
 _LIBRARY.impl("fully_connected", _forward, "CPU")
 
@@ -153,8 +174,8 @@ def _load() -> _Kernels | None:
     networks = [*[_Int] * 3, *[_Pointer] * 2]
     types: dict[str, tuple[Any, list[Any]]] = {
         "padded": (_Int, [*[_Int] * 3, _Pointer]),
-        "forward": (None, [*networks, _Pointer, ctypes.c_int, *[_Pointer] * 5, ctypes.c_int]),
-        "backward": (None, [*networks, *[_Pointer] * 8, ctypes.c_int]),
+        "forward": (None, [*networks, _Pointer, ctypes.c_int, *[_Pointer] * 6, ctypes.c_int]),
+        "backward": (None, [*networks, *[_Pointer] * 2, ctypes.c_bool, *[_Pointer] * 6, ctypes.c_int]),
     }
     functions = {}
     for name, (returned, taken) in types.items():

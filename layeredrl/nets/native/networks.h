@@ -122,7 +122,7 @@ struct Rows {
     bool add;
 
     Rows from(int64_t c) const { return {numbers + c, step, n - c, add}; }
-    void put(int64_t i, int64_t j, const Vector& x) const {
+    ALWAYS_INLINE void put(int64_t i, int64_t j, const Vector& x) const {
         float* to = numbers + i * step + j * V;
         if ((j + 1) * V <= n) return store(to, add ? load(to) + x : x);
         for (int64_t c = 0; c < std::min(V, n - j * V); c++) to[c] = add ? to[c] + x[c] : x[c];

@@ -13,7 +13,6 @@
 
 #include "vectors.h"
 
-#define ALWAYS_INLINE __attribute__((always_inline)) inline
 using BFloat16 = uint16_t;
 // Numbers of a tile, in 16 rows. In a panel's tiles, a row holds 16 pairs of neighbours in a column.
 constexpr int64_t TILE = 512;
@@ -190,11 +189,12 @@ void product(int64_t n_rows, TileRows rows, CutUp cut_up, const float* bias, int
     alignas(64) float sums[2][32 * 32];
     struct {
         int64_t first, b, n_pairs, n_made;
-    } last{0, 0, 0, 0};
+        const float* sums;
+    } last{};
     int64_t turn = 0;
     auto made = [&](int64_t i, int64_t j) {
         if (i >= n_rows) return Vector{};
-        return make(last.b, i, j, load(sums[1 - turn] + (i - last.first) * 32 + j * V) + (bias ? bias[i] : 0.0f));
+        return make(last.b, i, j, load(last.sums + (i - last.first) * 32 + j * V) + (bias ? bias[i] : 0.0f));
     };
     auto make_some = [&](int64_t n) __attribute__((noinline)) {
         for (; n > 0 && last.n_made < last.n_pairs; n--, last.n_made++) {
@@ -219,7 +219,7 @@ void product(int64_t n_rows, TileRows rows, CutUp cut_up, const float* bias, int
             else
                 add_up<1>(rows, panels(b), sums[turn], meanwhile);
             make_some(last.n_pairs);
-            last = {first, b, round_up(n, 2), 0};
+            last = {first, b, round_up(n, 2), 0, sums[turn]};
             turn = 1 - turn;
         }
     }

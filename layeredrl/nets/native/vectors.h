@@ -10,6 +10,9 @@
 #include <immintrin.h>
 #endif
 
+// For what is done to every vector. Left to themselves, compilers call some of it once a file has grown large.
+#define ALWAYS_INLINE __attribute__((always_inline)) inline
+
 // Numbers in a vector, and vectors that a tile adds up in: the other registers hold what is multiplied.
 #if defined(__AVX512F__)
 constexpr int64_t V = 16, SUMS = 24;
@@ -25,10 +28,10 @@ typedef float Vector __attribute__((vector_size(4 * V)));
 typedef int32_t Integers __attribute__((vector_size(4 * V)));
 typedef Vector InMemory __attribute__((aligned(4)));
 
-inline Vector load(const float* from) { return *reinterpret_cast<const InMemory*>(from); }
-inline void store(float* to, const Vector& x) { *reinterpret_cast<InMemory*>(to) = x; }
+ALWAYS_INLINE Vector load(const float* from) { return *reinterpret_cast<const InMemory*>(from); }
+ALWAYS_INLINE void store(float* to, const Vector& x) { *reinterpret_cast<InMemory*>(to) = x; }
 // The first n numbers, or as many as there are in a vector, and zeros.
-inline Vector load_first(const float* from, int64_t n) {
+ALWAYS_INLINE Vector load_first(const float* from, int64_t n) {
     if (n >= V) return load(from);
 #if defined(__AVX512F__)
     return (Vector)_mm512_maskz_loadu_ps((1 << std::max(n, int64_t{0})) - 1, from);
@@ -55,7 +58,7 @@ Number* align(Number* to) {
 
 // The transpose of V vectors: swaps the blocks beside the diagonal, of half the size, then those within each block.
 template <int64_t SIZE, std::size_t... LANES>
-__attribute__((always_inline)) inline void transpose(Vector* rows, std::index_sequence<LANES...> lanes) {
+ALWAYS_INLINE void transpose(Vector* rows, std::index_sequence<LANES...> lanes) {
 #pragma GCC unroll 16
     for (int64_t i = 0; i < V; i++) {
         if (i & SIZE) continue;
@@ -75,7 +78,7 @@ inline void load_transposed(const float* rows, int64_t step, int64_t n_rows, int
 
 // exp(-x) for -87 <= x <= 87, nearly to the last bit: a power of two, of its whole part as an exponent and of the
 // rest as a polynomial.
-inline Vector exponential_of_minus(Vector x) {
+ALWAYS_INLINE Vector exponential_of_minus(Vector x) {
     constexpr float LOG2_E = 1.44269504f, ROUNDING = 3 << 22;  // so large that what is added to it becomes whole
     Vector shifted = x * -LOG2_E + ROUNDING, rest = x * -LOG2_E - (shifted - ROUNDING);
     Vector p = rest * 0.0013264732f + 0.00967151392f;  // minimax, of relative error 9e-08
@@ -87,7 +90,7 @@ inline Vector exponential_of_minus(Vector x) {
 }
 
 // Comparing and choosing would take the processor twice as long.
-inline Vector between(float low, Vector x, float high) {
+ALWAYS_INLINE Vector between(float low, Vector x, float high) {
 #if defined(__AVX512F__)
     return (Vector)_mm512_max_ps(_mm512_min_ps((__m512)x, _mm512_set1_ps(high)), _mm512_set1_ps(low));
 #elif defined(__AVX__)
@@ -98,7 +101,7 @@ inline Vector between(float low, Vector x, float high) {
 #endif
 }
 
-inline Vector reciprocal(Vector x) {
+ALWAYS_INLINE Vector reciprocal(Vector x) {
 #if defined(__AVX512F__)
     Vector estimate = (Vector)_mm512_rcp14_ps((__m512)x);
     return estimate * (2.0f - x * estimate);
@@ -107,16 +110,31 @@ inline Vector reciprocal(Vector x) {
 #endif
 }
 
-// What an activation makes of numbers, and its slope there. Both hand on what is no number.
+ALWAYS_INLINE Vector sigmoid(Vector x) {
+    return reciprocal(1.0f + exponential_of_minus(between(-87.0f, x, 87.0f)));
+}
+
+// What an activation makes of numbers, and its slope there. All hand on what is no number.
 struct Activated {
     Vector value, slope;
 };
 struct SiLU {
-    static Activated of(Vector x) {
-        Vector sigmoid = reciprocal(1.0f + exponential_of_minus(between(-87.0f, x, 87.0f))), value = x * sigmoid;
-        return {value, sigmoid + value * (1.0f - sigmoid)};
+    static ALWAYS_INLINE Activated of(Vector x) {
+        Vector share = sigmoid(x), value = x * share;
+        return {value, share + value * (1.0f - share)};
     }
 };
 struct ReLU {
-    static Activated of(Vector x) { return {x <= 0.0f ? Vector{} : x, x <= 0.0f ? Vector{} : Vector{} + 1.0f}; }
+    static ALWAYS_INLINE Activated of(Vector x) {
+        return {x <= 0.0f ? Vector{} : x, x <= 0.0f ? Vector{} : Vector{} + 1.0f};
+    }
+};
+struct Bound {
+    float low, height, middle;
+
+    ALWAYS_INLINE Activated of(Vector x) const {
+        if (height == 0.0f) return {x, Vector{} + 1.0f};
+        Vector share = x == x ? sigmoid(x - middle) : x;
+        return {low + height * share, height * share * (1.0f - share)};
+    }
 };
