@@ -296,12 +296,11 @@ class MemberMixture(Model):
         rows = state.reshape(-1, state.shape[-1]).expand(n_members, -1, -1)
         step = self._step_function(contexts, members, loss_mode)
         members_say = step(rows, action.reshape(1, -1, action.shape[-1]))
-        mean, std, weights = (
-            x.transpose(0, 1).reshape(*leading, n_members, *x.shape[2:])
-            for x in (members_say.next_mean, members_say.next_std, members_say.weights)
-        )
-        term_prob = members_say.term_prob.mean(dim=0).reshape(leading)
-        return Prediction(mean, weights, std, term_prob), members_say.shape
+        of_members = members_say.next_mean, members_say.weights, members_say.next_std
+        by_row = [*(x.transpose(0, 1) for x in of_members), members_say.term_prob.mean(dim=0)]
+        if len(leading) != 1:
+            by_row = [x.reshape((*leading, *x.shape[1:])) for x in by_row]
+        return Prediction(*by_row), members_say.shape
 
     def _roll(
         self,
