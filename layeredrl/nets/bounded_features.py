@@ -1,7 +1,7 @@
 """Keep what a network puts out within bounds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -55,6 +55,14 @@ class BoundedFeatures(nn.Module):
         """The same for rows that stand upright."""
         return self._bound(columns, dim=-2)
 
+    def apply_in_place(self, x: Float[Tensor, "*batch F"]) -> None:
+        """The same where no gradient flows."""
+        for part, bound in self._parts(x, dim=-1):
+            if bound is not None:
+                part.copy_(bound(part))
+
     def _bound(self, x: Tensor, dim: int) -> Tensor:
-        parts = zip(x.split_with_sizes(self.sizes, dim=dim), self.bounds, strict=True)
-        return torch.cat([part if bound is None else bound(part) for part, bound in parts], dim=dim)
+        return torch.cat([part if bound is None else bound(part) for part, bound in self._parts(x, dim)], dim=dim)
+
+    def _parts(self, x: Tensor, dim: int) -> Iterable[tuple[Tensor, Bound | None]]:
+        return zip(x.split_with_sizes(self.sizes, dim=dim), self.bounds, strict=True)

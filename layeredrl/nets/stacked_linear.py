@@ -2,7 +2,7 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -53,10 +53,11 @@ class FusedSequence(StackedSequence):
 
     def __init__(self, layers: "OrderedDict[str, nn.Module]"):
         super().__init__(layers)
+        unbounded, bounds = split_bounds(list(self))
         # To find these at each call would take as long as small products.
-        self._linear = [layer for layer in self if isinstance(layer, StackedLinear)]
-        self._activation = ACTIVATIONS.index(type(self[1])) if len(self._linear) > 1 else 0
-        self._bounds = as_bounds(self[-1]) if isinstance(self[-1], BoundedFeatures) else None
+        self._linear = [layer for layer in unbounded if isinstance(layer, StackedLinear)]
+        self._activation = ACTIVATIONS.index(type(unbounded[1])) if len(unbounded) > 1 else 0
+        self._bounds = None if bounds is None else as_bounds(bounds)
 
     def forward(self, x: Float[Tensor, "E *batch n_in"]) -> Float[Tensor, "E *batch n_out"]:
         weights, biases = [layer.weight for layer in self._linear], [layer.bias for layer in self._linear]
@@ -91,23 +92,27 @@ def exchange_linear_layers(stacked: nn.Module, *, fuse: bool = False) -> nn.Modu
 
 def _in_sequence(part: nn.Module, fuse: bool) -> nn.Module:
     """The same layers, with rows upright all the way or as one operation, where they are fully connected."""
-    if type(part) is not nn.Sequential or not is_fully_connected(part):
+    if type(part) is not nn.Sequential or not is_fully_connected(list(part)):
         return part
     sequence = FusedSequence if fuse and _can_be_fused(list(part)) else StackedSequence
     return sequence(OrderedDict(part.named_children()))
 
 
-def is_fully_connected(layers: Iterable[nn.Module]) -> bool:
-    """Whether there are only stacked linear layers, one at least, elementwise activations and bounds."""
-    kinds = {type(layer) for layer in layers}
-    known = (StackedLinear, BoundedFeatures, *ELEMENTWISE)
-    return StackedLinear in kinds and all(issubclass(kind, known) for kind in kinds)
+def is_fully_connected(layers: Sequence[nn.Module]) -> bool:
+    """Whether there are only stacked linear layers, one at least, and elementwise activations, bounded or not."""
+    kinds = {type(layer) for layer in split_bounds(layers)[0]}
+    return StackedLinear in kinds and all(issubclass(kind, (StackedLinear, *ELEMENTWISE)) for kind in kinds)
+
+
+def split_bounds(layers: Sequence[nn.Module]) -> tuple[Sequence[nn.Module], BoundedFeatures | None]:
+    """The layers but for bounds at their end, and these."""
+    last = layers[-1] if layers else None
+    return (layers[:-1], last) if isinstance(last, BoundedFeatures) else (layers, None)
 
 
 def _can_be_fused(layers: Sequence[nn.Module]) -> bool:
     """Whether linear layers alternate with one activation that the kernels know, bounded or not, and they work."""
-    if isinstance(layers[-1], BoundedFeatures):
-        layers = layers[:-1]
+    layers, _ = split_bounds(layers)
     linear, between = layers[::2], {type(layer) for layer in layers[1::2]}
     alternate = len(layers) % 2 == 1 and all(isinstance(layer, StackedLinear) for layer in linear)
     return alternate and len(between) <= 1 and between <= set(ACTIVATIONS) and kernels_work()

@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from layeredrl.nets.bounded_features import BoundedFeatures
 from layeredrl.nets.precision import MatmulPrecision, has_onednn, layer_dtype
-from layeredrl.nets.stacked_linear import IN_PLACE, StackedLinear, is_fully_connected
+from layeredrl.nets.stacked_linear import IN_PLACE, StackedLinear, is_fully_connected, split_bounds
 
 # From this many rows per member on, one member after the other beats all at once.
 ROWS_FOR_TURNS = 512
@@ -53,13 +52,13 @@ class LayersInTurn(nn.Module):
     """Layers of several members, `(E, …, in)` to `(E, …, out)`: all those of one member, then the next one's.
 
     Args:
-        layers: a stacked linear layer, or a sequence of these, of elementwise activations and of bounds.
+        layers: a stacked linear layer, or a sequence of these and of elementwise activations, bounded or not.
         chosen, precision, n_rows: as for `take_turns`.
     """
 
     def __init__(self, layers: nn.Module, chosen: Sequence[int], precision: MatmulPrecision, n_rows: int):
         super().__init__()
-        sequence = list(layers) if isinstance(layers, nn.Sequential) else [layers]
+        sequence, self.bounds = split_bounds(list(layers) if isinstance(layers, nn.Sequential) else [layers])
         self.block_rows = min(n_rows, BLOCK_ROWS)
         linear_layers = [layer for layer in sequence if isinstance(layer, StackedLinear)]
         self.n_outputs = linear_layers[-1].weight.shape[1]
@@ -81,6 +80,8 @@ class LayersInTurn(nn.Module):
                 block = last(block, block_out)
                 if block is not block_out:
                     block_out.copy_(block)
+        if self.bounds is not None:
+            self.bounds.apply_in_place(out)
         return out.view(*x.shape[:-1], self.n_outputs)
 
 
@@ -97,7 +98,6 @@ def _member_layers(
 ) -> list[_Layer]:
     """The layers of one member as its tensors are now: with buffers, done by MKL, without, by oneDNN."""
     turns = None if buffers is None else itertools.cycle(buffers)
-    full = next(layer.weight.dtype for layer in sequence if isinstance(layer, StackedLinear))
     layers: list[_Layer] = []
     for i, layer in enumerate(sequence):
         if isinstance(layer, StackedLinear):
@@ -107,9 +107,6 @@ def _member_layers(
                 layers.append(_by_onednn(weight, bias, n_rows))
             else:
                 layers.append(_by_mkl(weight, bias, next(turns)[: n_rows * len(weight)].view(n_rows, -1)))
-            continue
-        if isinstance(layer, BoundedFeatures):
-            layers.append(_bounded(layer, full))
             continue
         activation = copy.copy(layer)
         # Nothing else can read what a linear layer returns.
@@ -122,11 +119,6 @@ def _member_layers(
 def _wherever(function: Callable[[Tensor], Tensor]) -> _Layer:
     """A layer that can't choose where its outcome goes."""
     return lambda rows, _: function(rows)
-
-
-def _bounded(layer: BoundedFeatures, dtype: torch.dtype) -> _Layer:
-    """Bounds in full precision, as what comes near to them couldn't be told apart else."""
-    return _wherever(lambda rows: layer(rows.to(dtype)))
 
 
 def onednn_is_faster() -> bool:

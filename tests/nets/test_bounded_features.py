@@ -19,6 +19,13 @@ def test_each_feature_has_its_own_bound():
     torch.testing.assert_close(probability, x[..., 3:].sigmoid())
 
 
+def test_numbers_can_be_bounded_where_they_are():
+    x = torch.randn(4, 5, 6)
+    expected = BOUNDS(x)
+    BOUNDS.apply_in_place(x)
+    assert torch.equal(x, expected)
+
+
 def test_rows_that_stand_upright_have_the_same_bounds():
     x = torch.randn(4, 5, 6)
     torch.testing.assert_close(BOUNDS.apply_to_columns(x.mT), BOUNDS(x).mT)
