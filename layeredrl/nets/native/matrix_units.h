@@ -89,13 +89,17 @@ struct MatrixUnits {
         auto cut_up = [=](int64_t out, const TileRows& rows) {
             int64_t n = std::min(2 * V, n_out - out), step = n_out * WIDTH;
             const float* from = of_sums + nets.panel(e, l + 1, blocks.first) + out * WIDTH;
+            Vector sums[2 * V]{};
             for (int64_t b = 0; b < blocks.n; b++, from += step)
                 for (int64_t i = 0; i < n; i++) {
                     const float* row = from + i * WIDTH;
                     prefetch(row + step, WIDTH);
-                    rows.put(i, b, load(row), load(row + V));
+                    Vector left = load(row), right = load(row + V);
+                    rows.put(i, b, left, right);
+                    sums[i] += left + right;
                 }
-            if (of_biases) nets.sum_features(of_sums, e, l + 1, blocks, out, n, to.add, of_biases);
+            for (int64_t i = 0; of_biases && i < n; i++)
+                of_biases[out + i] = sum(sums[i]) + (to.add ? of_biases[out + i] : 0.0f);
         };
         ::product(
             n_out, tile_rows(n_rows), cut_up, nullptr, n_panels, panels,

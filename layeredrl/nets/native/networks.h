@@ -37,17 +37,6 @@ struct Networks {
     // Rows of a block that there are; the others are empty.
     int64_t n_rows_of(int64_t block) const { return std::min(width, n_rows - block * width); }
 
-    // Sums of n features from `first` on, of some blocks of panels of what goes into layer `l`.
-    void sum_features(const float* panels, int64_t e, int64_t l, Range blocks, int64_t first, int64_t n, bool add,
-                      float* to) const {
-        for (int64_t i = first; i < first + n; i++) {
-            Vector sums{};
-            for (int64_t b = 0; b < blocks.n; b++)
-                for (int64_t r = 0; r < width; r += V)
-                    sums += load(panels + panel(e, l, blocks.first + b) + i * width + r);
-            to[i] = add ? to[i] + sum(sums) : sum(sums);
-        }
-    }
     // A block of rows, upright; zeros where there are no more rows.
     void stand_up(const float* rows, const int64_t* steps, int64_t n_features, int64_t e, int64_t block,
                   float* panel) const {

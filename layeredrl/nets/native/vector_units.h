@@ -113,7 +113,13 @@ struct VectorUnits {
             weight_gradients<2>(of_sums, inputs, e, l, first, blocks, to);
         else
             weight_gradients<1>(of_sums, inputs, e, l, first, blocks, to);
-        if (of_biases) nets.sum_features(of_sums, e, l + 1, blocks, 0, nets.sizes[l + 1], to.add, of_biases);
+        for (int64_t i = 0; of_biases && i < nets.sizes[l + 1]; i++) {
+            Vector sums{};
+            for (int64_t b = 0; b < blocks.n; b++)
+                for (int64_t j = 0; j < NV; j++)
+                    sums += load(of_sums + nets.panel(e, l + 1, blocks.first + b) + (i * NV + j) * V);
+            of_biases[i] = sum(sums) + (to.add ? of_biases[i] : 0.0f);
+        }
     }
 
    private:
