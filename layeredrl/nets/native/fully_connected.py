@@ -114,8 +114,8 @@ def _forward(
     """The operator `layeredrl::fully_connected`: one, so that profilers and the like can see it.
 
     Returns:
-        Upright rows; and, if asked to keep them, what goes into each layer and comes out of the last, and the
-        slopes of the activations and bounds that made it, in the kernels' own order.
+        Upright rows; and, if asked to keep them, what goes into each layer, and the slopes of the activations and
+        bounds behind each, in the kernels' own order.
     """
     kernels = _kernels()
     weights = [weight.contiguous() for weight in weights]

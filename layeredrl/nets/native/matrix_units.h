@@ -75,9 +75,8 @@ struct MatrixUnits {
     }
 
     // For the inputs from `first` on, of some blocks: panels in which rows take the place of features.
-    template <class To>
     void layer_gradients(const float* of_sums, const float* inputs, int64_t e, int64_t l, int64_t first,
-                         Range blocks, const To& to, float* of_biases) const {
+                         Range blocks, const Rows& to, float* of_biases) const {
         int64_t n_in = nets.sizes[l], n_out = nets.sizes[l + 1], n_rows = blocks.n * WIDTH;
         int64_t n_panels = (std::min(n_in - first, GRADIENT_WIDTH) + WIDTH - 1) / WIDTH, size = Panel::size(n_rows);
         float* memory = scratch<0>(n_panels * size);

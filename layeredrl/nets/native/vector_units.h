@@ -103,9 +103,8 @@ struct VectorUnits {
         }
     }
 
-    template <class To>
     void layer_gradients(const float* of_sums, const float* inputs, int64_t e, int64_t l, int64_t first,
-                         Range blocks, const To& to, float* of_biases) const {
+                         Range blocks, const Rows& to, float* of_biases) const {
         int64_t n = nets.sizes[l] - first;
         if (n > 2 * V)
             weight_gradients<3>(of_sums, inputs, e, l, first, blocks, to);
@@ -123,9 +122,9 @@ struct VectorUnits {
     }
 
    private:
-    template <int64_t MV, class To>
+    template <int64_t MV>
     void weight_gradients(const float* of_sums, const float* inputs, int64_t e, int64_t l, int64_t first,
-                          Range blocks, const To& to) const {
+                          Range blocks, const Rows& to) const {
         int64_t n_out = nets.sizes[l + 1];
         float* panel = scratch<0>(blocks.n * WIDTH * MV * V);
         for (int64_t b = 0; b < blocks.n; b++)
