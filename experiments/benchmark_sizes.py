@@ -11,7 +11,7 @@ from experiments.measuring import forward_flops
 from layeredrl.agents.mpc_agent import MPCAgent
 from layeredrl.envs.tasks import TASKS, Task
 from layeredrl.models.probabilistic_ensemble import ProbabilisticEnsemble
-from layeredrl.nets.native.fully_connected import kernels_work
+from layeredrl.nets.native.library import kernels_work
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
 from layeredrl.planners.cem import CEM
 from layeredrl.planners.objective import ModelObjective

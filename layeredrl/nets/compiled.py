@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from layeredrl.nets.native.library import kernels_work
+
 
 class Compiled:
     """A function that `torch.compile` has made one graph of; as it is, after one warning, where that doesn't work.
@@ -29,6 +31,7 @@ class Compiled:
         except Exception as error:  # compilers fail in many ways
             result = self._function(*args)  # raises what isn't the compiler's fault
             self._compiled = None
-            reason = str(error).strip().splitlines()[0]
-            warnings.warn(f"compile=True: goes on uncompiled, as torch.compile failed: {reason}", stacklevel=2)
+            if kernels_work():  # otherwise, this has warned of the compiler
+                reason = str(error).strip().splitlines()[0]
+                warnings.warn(f"compile=True: goes on uncompiled, as torch.compile failed: {reason}", stacklevel=2)
             return result

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from layeredrl.nets.memory import keep_freed_memory
+from layeredrl.nets.native.library import kernels_serve
 from layeredrl.nets.precision import MatmulPrecision, check_matmul_precision, multiplying_on_gpu
-from layeredrl.nets.stacked_linear import FusedSequence, runs_fused
+from layeredrl.nets.stacked_linear import FusedSequence
 from layeredrl.nets.turns import take_turns, turns_pay
 from layeredrl.nets.ways import Inputs, Way, choose_way, first_of, named_tensors, run_exchanged
 
@@ -117,7 +118,7 @@ class Selection:
         return not self._runs_fused(x) and self.all_at_once.way is run_exchanged and turns_pay(x)
 
     def _runs_fused(self, x: Float[Tensor, "E *batch n"]) -> bool:
-        return self._is_fused and runs_fused(x)
+        return self._is_fused and kernels_serve(x)
 
     def _get_in_turns(self, n_rows: int) -> nn.Module:
         if n_rows not in self._in_turns:

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from layeredrl.nets.bounded_features import BoundedFeatures
-from layeredrl.nets.native.fully_connected import ACTIVATIONS, as_bounds, fully_connected, kernels_work
+from layeredrl.nets.native.fully_connected import ACTIVATIONS, as_bounds, fully_connected
+from layeredrl.nets.native.library import kernels_serve, kernels_work
 
 # What treats every number alike, and so doesn't care how many members or rows there are; and what of it can
 # overwrite its input.
@@ -61,15 +62,9 @@ class FusedSequence(StackedSequence):
 
     def forward(self, x: Float[Tensor, "E *batch n_in"]) -> Float[Tensor, "E *batch n_out"]:
         weights, biases = [layer.weight for layer in self._linear], [layer.bias for layer in self._linear]
-        if not runs_fused(x) or weights[0].dtype != torch.float32:
+        if not kernels_serve(x) or weights[0].dtype != torch.float32:
             return super().forward(x)
         return _as_rows(fully_connected(x.flatten(1, -2), weights, biases, self._activation, self._bounds), x)
-
-
-def runs_fused(x: Tensor) -> bool:
-    """Whether fused layers run such rows as one operation, which `torch.compile` could make nothing of."""
-    is_plain = x.device.type == "cpu" and x.dtype == torch.float32
-    return is_plain and not torch.compiler.is_compiling() and kernels_work()
 
 
 def exchange_linear_layers(stacked: nn.Module, *, fuse: bool = False) -> nn.Module:

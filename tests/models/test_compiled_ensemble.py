@@ -9,7 +9,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from layeredrl.nets import compiled
-from layeredrl.nets.native.fully_connected import kernels_work
+from layeredrl.nets.native.library import kernels_work
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
 from tests.models.ensembles import ACTION, CONTEXT, NESTED, draw, make_ensemble
 

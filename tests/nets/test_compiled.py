@@ -1,8 +1,11 @@
 """Compiled functions answer as plain ones, and go on as these where compiling fails."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
+from layeredrl.nets import compiled
 from layeredrl.nets.compiled import Compiled
 from tests.compiler import needs_compiler
 
@@ -29,10 +32,14 @@ def failing(function, fullgraph):
     return compiled
 
 
-def test_where_no_compiler_works_one_warning_says_so(x, monkeypatch, recwarn):
+@pytest.mark.parametrize("kernels_fail", [False, True])
+def test_where_no_compiler_works_one_warning_says_so(x, kernels_fail, monkeypatch):
     monkeypatch.setattr(torch, "compile", failing)
+    monkeypatch.setattr(compiled, "kernels_work", lambda: not kernels_fail)
     function = Compiled(scaled_sum)
-    with pytest.warns(UserWarning, match=r"compile=True: goes on uncompiled, .* failed: no compiler here$"):
+    # Where kernels fail, that they do has been said.
+    said = r"compile=True: goes on uncompiled, .* failed: no compiler here$"
+    with nullcontext() if kernels_fail else pytest.warns(UserWarning, match=said):
         first = function(x, 2.0)
     assert torch.equal(first, scaled_sum(x, 2.0))
     assert torch.equal(function(x, 3.0), scaled_sum(x, 3.0))  # no second warning: it would be an error

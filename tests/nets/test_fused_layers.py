@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from layeredrl.nets import stacked_linear
 from layeredrl.nets.bounded_features import Bound, BoundedFeatures, std_bound
-from layeredrl.nets.native.fully_connected import kernels_work
+from layeredrl.nets.native.library import kernels_work
 from layeredrl.nets.stacked import Stacked
 from layeredrl.nets.turns import ROWS_FOR_TURNS
 from tests.nets.loops import IN, OUT, E, assert_equals_a_loop, inner, last, rows_of_all_kinds, sequential
@@ -75,7 +75,7 @@ def test_what_the_kernel_does_not_know_is_not_fused(layers):
 def test_what_is_fused_goes_as_before_where_the_kernel_does_not_work(monkeypatch):
     members = [FUSED["deep"]() for _ in range(E)]
     stacked, x = Stacked(members, (torch.randn(5, IN),), fuse=True), rows_of_all_kinds()
-    monkeypatch.setattr(stacked_linear, "kernels_work", lambda: False)  # as on another machine
+    monkeypatch.setattr(stacked_linear, "kernels_serve", lambda x: False)  # as on another machine
     with torch.no_grad(), Calls() as calls:
         stacked(x)
     assert "layeredrl::fully_connected" not in calls.names

@@ -2,21 +2,24 @@
 
 import ctypes
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from layeredrl.nets.bounded_features import Bound, BoundedFeatures
-from layeredrl.nets.native.library import load_library
+from layeredrl.nets.native.library import Int, Kernel, Pointer, addresses, numbers
 
 # That the kernels know, by their numbers.
 ACTIVATIONS = (nn.SiLU, nn.ReLU)
 
-_Int, _Pointer = ctypes.c_int64, ctypes.c_void_p
+_NETWORKS = [*[Int] * 3, *[Pointer] * 2]
+_count_padded = Kernel("fully_connected_padded", [*[Int] * 3, Pointer], returned=Int)
+_run_forward = Kernel("fully_connected_forward", [*_NETWORKS, Pointer, ctypes.c_int, *[Pointer] * 6, ctypes.c_int])
+_run_backward = Kernel(
+    "fully_connected_backward", [*_NETWORKS, *[Pointer] * 2, ctypes.c_bool, *[Pointer] * 6, ctypes.c_int]
+)
 
 
 def fully_connected(
@@ -48,11 +51,6 @@ def as_bounds(layer: BoundedFeatures) -> Float[Tensor, "n_out 3"]:
     return bounds.repeat_interleave(torch.tensor(layer.sizes), dim=0)
 
 
-def kernels_work() -> bool:
-    """Whether this machine has the kernels; the first call ever compiles them, which takes some seconds."""
-    return _load() is not None
-
-
 class _FullyConnected(torch.autograd.Function):
     """Its arguments: rows, the index of the activation, bounds, all weights, all biases."""
 
@@ -75,28 +73,27 @@ class _FullyConnected(torch.autograd.Function):
         kept, *weights = ctx.saved_tensors
         weights = [weight.contiguous() for weight in weights]
         sizes, n_members = _sizes(weights), len(of_out)
-        kernels = _kernels()
-        padded = kernels.padded(n_members, ctx.n_rows, len(weights), _numbers(sizes))
+        padded = _count_padded(n_members, ctx.n_rows, len(weights), numbers(sizes))
         of_sums = kept.new_empty(n_members * padded * sum(sizes))
         of_weights = [torch.empty_like(weight) for weight in weights]
         of_biases = [
             w.new_empty(w.shape[:2]) if has else None for w, has in zip(weights, ctx.has_bias, strict=True)
         ]
         of_x = kept.new_empty(n_members, sizes[0], ctx.n_rows) if ctx.needs_input_grad[0] else None
-        kernels.backward(
+        _run_backward(
             n_members,
             ctx.n_rows,
             len(weights),
-            _numbers(sizes),
-            _addresses(weights),
+            numbers(sizes),
+            addresses(weights),
             kept[0].data_ptr(),
             kept[1].data_ptr(),
             ctx.is_bounded,
             of_out.data_ptr(),
-            _numbers(of_out.mT.stride()),
+            numbers(of_out.mT.stride()),
             of_sums.data_ptr(),
-            _addresses(of_weights),
-            _addresses(of_biases),
+            addresses(of_weights),
+            addresses(of_biases),
             None if of_x is None else of_x.data_ptr(),
             torch.get_num_threads(),
         )
@@ -117,24 +114,23 @@ def _forward(
         Upright rows; and, if asked to keep them, what goes into each layer, and the slopes of the activations and
         bounds behind each, in the kernels' own order.
     """
-    kernels = _kernels()
     weights = [weight.contiguous() for weight in weights]
     biases = [None if bias is None else bias.contiguous() for bias in biases]
     sizes, (n_members, n_rows, _) = _sizes(weights), x.shape
     out = x.new_empty(n_members, sizes[-1], n_rows)
-    padded = kernels.padded(n_members, n_rows, len(weights), _numbers(sizes)) if keep else 0
+    padded = _count_padded(n_members, n_rows, len(weights), numbers(sizes)) if keep else 0
     kept = x.new_empty(2, n_members * padded * sum(sizes)) if keep else None
-    kernels.forward(
+    _run_forward(
         n_members,
         n_rows,
         len(weights),
-        _numbers(sizes),
-        _addresses(weights),
-        _addresses(biases),
+        numbers(sizes),
+        addresses(weights),
+        addresses(biases),
         activation,
         None if bounds is None else bounds.data_ptr(),
         x.data_ptr(),
-        _numbers(x.stride()),
+        numbers(x.stride()),
         None if kept is None else kept[0].data_ptr(),
         None if kept is None else kept[1].data_ptr(),
         out.data_ptr(),
@@ -152,47 +148,6 @@ _LIBRARY.define(
 _LIBRARY.impl("fully_connected", _forward, "CPU")
 
 
-class _Kernels(NamedTuple):
-    """Functions of the library; see there for what they take."""
-
-    padded: Any
-    forward: Any
-    backward: Any
-
-
-def _kernels() -> _Kernels:
-    kernels = _load()
-    assert kernels is not None, "fully_connected was called where kernels_work() is false"
-    return kernels
-
-
-@cache
-def _load() -> _Kernels | None:
-    library = load_library(Path(__file__).with_suffix(".cpp"))
-    if library is None:
-        return None
-    networks = [*[_Int] * 3, *[_Pointer] * 2]
-    types: dict[str, tuple[Any, list[Any]]] = {
-        "padded": (_Int, [*[_Int] * 3, _Pointer]),
-        "forward": (None, [*networks, _Pointer, ctypes.c_int, *[_Pointer] * 6, ctypes.c_int]),
-        "backward": (None, [*networks, *[_Pointer] * 2, ctypes.c_bool, *[_Pointer] * 6, ctypes.c_int]),
-    }
-    functions = {}
-    for name, (returned, taken) in types.items():
-        function: Any = getattr(library, f"fully_connected_{name}")
-        function.restype, function.argtypes = returned, taken
-        functions[name] = function
-    return _Kernels(**functions)
-
-
 def _sizes(weights: Sequence[Tensor]) -> list[int]:
     """Of the inputs, and of the outputs of each layer."""
     return [weights[0].shape[2], *(weight.shape[1] for weight in weights)]
-
-
-def _addresses(tensors: Sequence[Tensor | None]) -> Any:
-    return (_Pointer * len(tensors))(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))
-
-
-def _numbers(numbers: Sequence[int]) -> Any:
-    return (_Int * len(numbers))(*numbers)
