@@ -13,7 +13,8 @@ from experiments.benchmark_plain import plain_members
 from experiments.benchmark_sizes import Dynamics
 from experiments.measuring import Call, LargeProduct, Row, timings
 from layeredrl.data.replay_buffer import ReplayBuffer
-from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig, clip_member_gradients
+from layeredrl.training.member_adamw import MemberAdamW
+from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig
 from layeredrl.types import Batch
 
 MAX_GRAD_NORM = 10.0
@@ -84,13 +85,12 @@ def _count_updates(n_updates: dict[str, int], side: str, fit: Call) -> None:
 
 def _our_step(dynamics: Dynamics, batch: Batch) -> Call:
     model = dynamics.model(batch.state.device)
-    parameters = list(model.get_parameters())
-    optimizer = torch.optim.AdamW(parameters, fused=True)
+    settings = {"learning_rate": 1e-3, "weight_decay": 1e-2, "max_norm": MAX_GRAD_NORM}  # torch's own
+    optimizer = MemberAdamW(model.get_parameters(), **settings, compile=model.compiled)
 
     def step() -> None:
         optimizer.zero_grad()
         model.get_member_losses(batch).sum().backward()
-        clip_member_gradients(parameters, MAX_GRAD_NORM)
         optimizer.step()
 
     return step

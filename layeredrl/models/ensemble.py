@@ -21,6 +21,7 @@ class Ensemble(ABC, nn.Module):
         n_models: members E.
         state_space, context_space, action_space: of the transitions; `context_space=None` means no context.
         is_elite: `(E,)`, a buffer that the constructor registers.
+        compiled: whether it was made with `compile=True`, which holds for its optimizer too.
     """
 
     n_models: int
@@ -28,6 +29,7 @@ class Ensemble(ABC, nn.Module):
     context_space: Space[Any] | None
     action_space: Space[Any]
     is_elite: Tensor
+    compiled: bool = False
 
     @property
     def device(self) -> torch.device:

@@ -63,7 +63,7 @@ class RewardModel(Ensemble):
         if not isinstance(n_models, int) or n_models < 1:
             raise ValueError(f"n_models: got {n_models!r}, expected an integer of at least 1")
         self.state_space, self.context_space, self.action_space = state_space, context_space, action_space
-        self.n_models = n_models
+        self.n_models, self.compiled = n_models, compile
         n_states = feature_size(state_space)
         check_indices("hidden_states", hidden_states, n_states)
         visible = torch.tensor([index for index in range(n_states) if index not in hidden_states], dtype=torch.long)

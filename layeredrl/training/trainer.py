@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,12 +10,12 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.linalg import vector_norm
 from tqdm import tqdm
 
 from layeredrl.data.replay_buffer import ReplayBuffer
 from layeredrl.models.ensemble import Ensemble
 from layeredrl.models.losses import MemberScores
+from layeredrl.training.member_adamw import MemberAdamW
 from layeredrl.types import Batch
 
 # Share of a fit's updates that the learning rate takes to rise.
@@ -114,9 +114,12 @@ class EnsembleTrainer:
             raise ValueError(f"config.n_elites: got {n_elites}, expected a number in 1 … {model.n_models}")
         self.model, self.config = model, config
         self.progress, self.generator = progress, generator
-        self._parameters = list(model.get_parameters())
-        self.optimizer = torch.optim.AdamW(
-            self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        self.optimizer = MemberAdamW(
+            model.get_parameters(),
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            max_norm=config.max_grad_norm,
+            compile=model.compiled,
         )
 
     def fit(self, buffer: ReplayBuffer) -> TrainReport:
@@ -187,7 +190,6 @@ class EnsembleTrainer:
             loss = self.model.get_member_losses(_gather(data, index))
             self.optimizer.zero_grad()
             loss.sum().backward()
-            clip_member_gradients(self._parameters, self.config.max_grad_norm)
             self.optimizer.step()
             losses.append(loss.detach())
         self.model.eval()
@@ -237,18 +239,6 @@ class _BestWeights:
     def restore(self) -> None:
         for name, tensor in self._tensors.items():
             tensor.copy_(self._kept[name])
-
-
-@torch.no_grad()
-def clip_member_gradients(parameters: Iterable[Tensor], max_norm: float) -> None:
-    """Scale the gradient of each member, whose parameters share the leading axis E, to at most `max_norm`."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = torch.stack([vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]).norm(dim=0)
-    # On a CPU, to look takes a fraction of multiplying; on a GPU, it would have to be waited for.
-    if norms.device.type == "cpu" and bool((norms <= max_norm).all()):
-        return
-    scale = (max_norm / norms.clamp_min(torch.finfo(norms.dtype).tiny)).clamp_max(1.0)
-    torch._foreach_mul_(gradients, [scale.view(-1, *[1] * (gradient.ndim - 1)) for gradient in gradients])
 
 
 def _split(buffer: ReplayBuffer) -> tuple[Int[Tensor, " train"], Int[Tensor, " holdout"]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from layeredrl.data.replay_buffer import ReplayBuffer
 from layeredrl.models.ensemble import Ensemble
 from layeredrl.models.losses import MemberScores
-from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig, clip_member_gradients
+from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig
 from tests.training.linear_system import make_batch, make_buffer, make_model, make_reward_model
 
 QUICK = TrainerConfig(learning_rate=1e-2, batch_size=32, max_epochs=8)
@@ -207,43 +207,6 @@ def test_fitting_members_together_equals_fitting_each_alone(make, monkeypatch):
         for name, tensor in weights(model).items():
             assert torch.allclose(tensor[member], weights(alone)[name][0], atol=1e-5), name
     assert min(norms) < 4 < max(norms)  # some are clipped, some are not
-
-
-def test_the_gradient_of_each_member_is_clipped_on_its_own():
-    shapes = [(4, 3, 2), (4, 5), (4, 1, 1, 2)]
-    sizes = torch.tensor([0.0, 0.01, 1.0, 100.0])
-    parameters = [torch.zeros(shape, requires_grad=True) for shape in (*shapes, (4, 7))]
-    for parameter, shape in zip(parameters, shapes, strict=False):  # the last one has no gradient
-        parameter.grad = torch.randn(shape) * sizes.view(4, *[1] * (len(shape) - 1))
-    expected = []
-    for member in range(4):
-        alone = [torch.zeros(shape[1:], requires_grad=True) for shape in shapes]
-        for own, parameter in zip(alone, parameters, strict=False):
-            own.grad = parameter.grad[member].clone()
-        torch.nn.utils.clip_grad_norm_(alone, 2.0)
-        expected.append([own.grad for own in alone])
-    clip_member_gradients(iter(parameters), 2.0)
-    for member in range(4):
-        for parameter, own in zip(parameters, expected[member], strict=False):
-            assert torch.allclose(parameter.grad[member], own, rtol=1e-5)
-    assert parameters[-1].grad is None
-
-
-@pytest.mark.parametrize("size", [0.0, 1.0])
-def test_gradients_of_members_within_the_limit_stay_as_they_are(size):
-    parameter = torch.zeros(3, 4, 5, requires_grad=True)
-    gradient = size * torch.randn(3, 4, 5)
-    parameter.grad = gradient.clone()
-    clip_member_gradients([parameter], 2 * float(gradient.norm()) + 1)
-    assert torch.equal(parameter.grad, gradient)
-
-
-def test_a_member_that_diverged_leaves_the_others_clipped():
-    parameter = torch.zeros(3, 4, requires_grad=True)
-    parameter.grad = torch.tensor([[torch.nan] * 4, [3.0] * 4, [0.1] * 4])
-    clip_member_gradients([parameter], 1.0)
-    assert parameter.grad[0].isnan().all()
-    torch.testing.assert_close(parameter.grad[1:], torch.tensor([[0.5] * 4, [0.1] * 4]))
 
 
 def test_held_out_transitions_influence_neither_weights_nor_statistics(make):

@@ -68,10 +68,10 @@ def kernels_work() -> bool:
     return load_library(SOURCES) is not None
 
 
-def kernels_serve(x: Tensor) -> bool:
+def kernels_serve(*tensors: Tensor) -> bool:
     """Whether kernels can be called for such numbers, of which `torch.compile` could make nothing."""
-    is_plain = x.device.type == "cpu" and x.dtype == torch.float32
-    return is_plain and not torch.compiler.is_compiling() and kernels_work()
+    are_plain = all(tensor.is_cpu and tensor.dtype == torch.float32 for tensor in tensors)
+    return are_plain and not torch.compiler.is_compiling() and kernels_work()
 
 
 def addresses(tensors: Sequence[Tensor | None]) -> Any:
