@@ -10,8 +10,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from layeredrl.models.members import log_weights
-from layeredrl.models.mixture import log_prob_per_dim, mixture_log_prob, mixture_moments
+from layeredrl.models.mixture import log_prob_per_dim, log_weights, mixture_log_prob, mixture_moments
 from layeredrl.models.noise_shape import NoiseShape
 from layeredrl.types import Prediction, Rollout
 

@@ -9,6 +9,7 @@ from gymnasium.spaces import Box, Space
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from layeredrl.models.examples import Examples, share_out
 from layeredrl.models.losses import MemberScores
 from layeredrl.spaces import check_rows, check_space
 from layeredrl.types import Batch
@@ -21,6 +22,7 @@ class Ensemble(ABC, nn.Module):
         n_models: members E.
         state_space, context_space, action_space: of the transitions; `context_space=None` means no context.
         is_elite: `(E,)`, a buffer that the constructor registers.
+        partition_batch: whether a member learns from every E-th of the transitions for all only.
         compiled: whether it was made with `compile=True`, which holds for its optimizer too.
     """
 
@@ -29,6 +31,7 @@ class Ensemble(ABC, nn.Module):
     context_space: Space[Any] | None
     action_space: Space[Any]
     is_elite: Tensor
+    partition_batch: bool = False
     compiled: bool = False
 
     @property
@@ -57,12 +60,30 @@ class Ensemble(ABC, nn.Module):
         """Take the statistics that members are normalised by from these transitions alone."""
 
     @abstractmethod
-    def get_member_losses(self, batch: Batch) -> Float[Tensor, " E"]:
-        """What training minimises, for transitions `(B, …)`, or a set `(E, B, …)` for each member."""
+    def make_examples(self, batch: Batch) -> Examples:
+        """Transitions of any leading dims as the networks read them, by the statistics as they are now."""
 
     @abstractmethod
+    def get_example_losses(self, examples: Examples) -> Float[Tensor, " E"]:
+        """What training minimises, for a set of examples `(E, B)` for each member."""
+
+    @abstractmethod
+    def get_example_scores(self, examples: Examples) -> MemberScores:
+        """How well each member explains the examples `(B,)`, which all count alike."""
+
+    def get_member_losses(self, batch: Batch) -> Float[Tensor, " E"]:
+        """What training minimises, for each member.
+
+        Args:
+            batch: transitions `(B,)` for all members, split among them if `partition_batch`; or `(E, B)`, a set for
+                each. Its values are not checked.
+        """
+        examples = share_out(self.make_examples(batch), self.n_models, partition=self.partition_batch)
+        return self.get_example_losses(examples)
+
     def get_member_scores(self, batch: Batch) -> MemberScores:
-        """How well each member explains the transitions `(B, …)`, which all count alike."""
+        """How well each member explains the transitions `(B,)`, which all count alike."""
+        return self.get_example_scores(self.make_examples(batch))
 
     def check_batch(self, batch: Batch) -> None:
         """Refuse data that can't be learned from, naming the field and what is wrong with it."""

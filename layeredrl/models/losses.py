@@ -1,16 +1,16 @@
 """What the members of an ensemble learn from, and how well they have learned."""
 
-import math
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import hardtanh
 
+from layeredrl.models.examples import Examples, for_everyone
 from layeredrl.models.members import Members
-from layeredrl.types import Batch
+from layeredrl.models.mixture import gaussian_nll, log_weights, mixture_log_prob, mixture_moments
+from layeredrl.nets.prob_fc_dynamics import NetOutput
 
 
 class MemberScores(NamedTuple):
@@ -21,28 +21,33 @@ class MemberScores(NamedTuple):
     mse: Float[Tensor, "E S"]  # of the mean, per dimension, in squared state units
 
 
-def member_losses(members: Members, batch: Batch, *, weighted: bool, beta_nll: float = 0.0) -> Float[Tensor, " E"]:
+def member_losses(
+    members: Members, examples: Examples, *, weighted: bool, beta_nll: float = 0.0
+) -> Float[Tensor, " E"]:
     """Mean over transitions of −log-likelihood + binary cross-entropy of termination, for each member.
 
     Args:
         members: what explains the transitions.
-        batch: a set `(E, B, …)` for each member. Transitions masked out count neither above nor below the fraction
-            bar.
+        examples: a set `(E, B)` for each member. Those masked out count neither above nor below the fraction bar.
         weighted: whether weights multiply the losses.
-        beta_nll: β of the likelihood, see `Members.explain`.
+        beta_nll: β of the likelihood: each dimension's NLL counts σ^2β times, as a constant (Seitzer et al. 2022).
     """
-    nll, termination_loss, _ = members.explain(batch, beta_nll=beta_nll)
+    nll, termination_loss = _explain(members.say(examples.inputs), examples, beta_nll=beta_nll)
     losses = nll + termination_loss
     if weighted:
-        if batch.weight is None:
+        if examples.weight is None:
             raise ValueError("batch.weight: got None, expected weights because of weighted_loss=True")
-        losses = losses * batch.weight
-    return masked_mean(losses, batch.mask)
+        losses = losses * examples.weight
+    return masked_mean(losses, examples.mask)
 
 
-def member_scores(members: Members, batch: Batch) -> MemberScores:
-    """How well each member explains its transitions `(E, B, …)`, which all count alike."""
-    nll, termination_loss, error = members.explain(batch)
+def member_scores(members: Members, examples: Examples) -> MemberScores:
+    """How well each member explains the examples `(B, …)`, which all count alike."""
+    examples = for_everyone(examples, members.nets.n_members)
+    said = members.say(examples.inputs)
+    nll, termination_loss = _explain(said, examples)
+    (mean, std), weights, _ = said
+    error = mixture_moments(mean, std, weights)[0] - examples.target
     scale = members.targets.scale
     return MemberScores(
         loss=(nll + termination_loss).mean(dim=1),
@@ -58,28 +63,26 @@ def masked_mean(losses: Float[Tensor, "E B"], mask: Bool[Tensor, "E B"] | None) 
     return torch.where(mask, losses, 0.0).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
 
 
-def share_out(batch: Batch, n_models: int, *, partition: bool) -> Batch:
-    """A set of transitions `(E, B, …)` for each member.
-
-    Args:
-        batch: such sets already; or transitions `(B, …)` for everyone.
-        n_models: number of members.
-        partition: give member `e` only every E-th of the transitions for everyone, from the e-th on.
-    """
-    if len(batch.shape) == 2:
-        if len(batch) != n_models:
-            raise ValueError(f"batch: got {len(batch)} sets of transitions, expected {n_models}, one a member")
-        return batch
-    if not partition:
-        return for_everyone(batch, n_models)
-    # Pad to a multiple of E with copies that are masked out.
-    index = torch.arange(math.ceil(len(batch) / n_models) * n_models, device=batch.state.device)
-    padded = batch[index.clamp_max(len(batch) - 1)]
-    mask = index < len(batch)
-    padded = replace(padded, mask=mask if padded.mask is None else mask & padded.mask)
-    return padded.map(lambda value: rearrange(value, "(b e) ... -> e b ...", e=n_models))
+def _explain(
+    said: NetOutput, examples: Examples, *, beta_nll: float = 0.0
+) -> tuple[Float[Tensor, "E B"], Float[Tensor, "E B"]]:
+    """−log-likelihood of each target, and binary cross-entropy of its termination."""
+    (mean, std), weights, term_prob = said
+    target, terminated = examples.target, examples.terminated
+    assert terminated is not None
+    if std.shape[-2] > 1:
+        nll = -mixture_log_prob(target, mean, std, log_weights(weights))
+        return nll, _termination_loss(term_prob, terminated)
+    mean, std = mean.squeeze(-2), std.squeeze(-2)
+    # From the mean on, so that rows stand upright wherever the mean's do.
+    per_dim = gaussian_nll(mean - target, std)
+    nll = (std.detach() ** (2 * beta_nll) * per_dim if beta_nll > 0 else per_dim).sum(dim=-1)
+    return nll, _termination_loss(term_prob, terminated)
 
 
-def for_everyone(batch: Batch, n_models: int) -> Batch:
-    """The same transitions for each member, without a copy."""
-    return batch.map(lambda value: value.expand(n_models, *value.shape))
+def _termination_loss(
+    term_prob: Float[Tensor, "*batch"], terminated: Bool[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """Binary cross-entropy; NaN for a member that diverged, where torch's own would raise for all members."""
+    happened = torch.where(terminated, term_prob, 1 - term_prob)
+    return -hardtanh(happened, torch.finfo(happened.dtype).tiny, 1.0).log()

@@ -9,8 +9,7 @@ from einops import rearrange
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from layeredrl.models.members import log_weights
-from layeredrl.models.mixture import mixture_log_prob, mixture_moments, mixture_sample
+from layeredrl.models.mixture import log_weights, mixture_log_prob, mixture_moments, mixture_sample
 from layeredrl.models.model import LogProb, Model
 from layeredrl.models.noise_shape import NoiseShape
 from layeredrl.models.propagation import (

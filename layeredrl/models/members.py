@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import torch
 from einops import repeat
 from gymnasium.spaces import Space
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
-from torch.nn.functional import hardtanh
 from torch.utils._pytree import tree_map
 
-from layeredrl.models.mixture import gaussian_nll, mixture_log_prob, mixture_moments
+from layeredrl.models.examples import Examples
 from layeredrl.models.normalization import RunningMoments
 from layeredrl.models.propagation import ActionRows, MemberPrediction, StateRows, StepFunction
 from layeredrl.nets.compiled import Compiled
 from layeredrl.nets.precision import MatmulPrecision
+from layeredrl.nets.prob_fc_dynamics import NetOutput
 from layeredrl.nets.stacked import AllAtOnce, Selection, Stacked
 from layeredrl.spaces import check_indices, feature_size, features
 from layeredrl.types import Batch
@@ -32,14 +32,6 @@ class Units(NamedTuple):
     mean: Float[Tensor, " F"]
     scale: Float[Tensor, " F"]
     target_scale: Float[Tensor, " S"]
-
-
-class Explanation(NamedTuple):
-    """How each member explains each of its transitions, in the units of the targets."""
-
-    nll: Float[Tensor, "E B"]
-    termination_loss: Float[Tensor, "E B"]
-    error: Float[Tensor, "E B S"]
 
 
 class Members(nn.Module):
@@ -107,31 +99,23 @@ class Members(nn.Module):
         """
         return _Steps(self, self.nets.select(members), context, max_rows)
 
-    def explain(self, batch: Batch, *, beta_nll: float = 0.0) -> Explanation:
-        """Compare what member `e` expects with the transitions `batch[e]` of leading dims `(E, B)`.
-
-        With a `beta_nll`, each dimension's NLL counts σ^2β times, as a constant (Seitzer et al. 2022).
-        """
-        parts = (batch.state, self.context_features(batch.context), features(self.action_space, batch.action))
-        (mean, std), weights, term_prob = self.nets(*_standardize(parts, self.get_units()))
+    def make_examples(self, batch: Batch) -> Examples:
+        """Transitions in the units as they are now."""
+        inputs = _standardize(self._read(batch), self.get_units())
         target = self._target(batch) / self.targets.scale
-        if std.shape[-2] == 1:
-            # From the mean on, so that rows stand upright wherever the mean's do.
-            error, std = mean.squeeze(-2) - target, std.squeeze(-2)
-            per_dim = gaussian_nll(error, std)
-            nll = (std.detach() ** (2 * beta_nll) * per_dim if beta_nll > 0 else per_dim).sum(dim=-1)
-        else:
-            expected_mean, _ = mixture_moments(mean, std, weights)
-            error = expected_mean - target
-            nll = -mixture_log_prob(target, mean, std, log_weights(weights))
-        return Explanation(nll, _termination_loss(term_prob, batch.terminated), error)
+        return Examples(inputs, target, batch.terminated.bool(), batch.weight, batch.mask)
+
+    def say(self, inputs: Float[Tensor, "E B F"]) -> NetOutput:
+        """What each member expects of its examples, in the units of the targets."""
+        state, context, action = inputs.split_with_sizes(self.sizes, dim=-1)
+        said: NetOutput = self.nets(state, context if self.sizes[1] else None, action)
+        return said
 
     def update_statistics(self, batch: Batch) -> None:
         """Move the running statistics by a batch of training data."""
         batch = batch.flatten()
         if self.normalize_inputs:
-            parts = (batch.state, self.context_features(batch.context), features(self.action_space, batch.action))
-            self.inputs.update(torch.cat([x for x in parts if x is not None], dim=-1), batch.mask)
+            self.inputs.update(torch.cat(self._read(batch), dim=-1), batch.mask)
         if self.normalize_targets:
             self.targets.update(self._target(batch), batch.mask)
 
@@ -149,6 +133,11 @@ class Members(nn.Module):
         # In an infinite unit, every number is zero.
         scale = inputs.scale.index_fill(0, hidden, torch.inf) if hidden.numel() > 0 else inputs.scale
         return Units(inputs.mean, scale, self.targets.scale)
+
+    def _read(self, batch: Batch) -> list[Tensor]:
+        """What networks read of transitions, in its own units."""
+        parts = batch.state, self.context_features(batch.context), features(self.action_space, batch.action)
+        return [x for x in parts if x is not None]
 
     def _target(self, batch: Batch) -> Float[Tensor, "*batch S"]:
         return batch.next_state - batch.state if self.predict_delta else batch.next_state
@@ -195,14 +184,13 @@ class _Steps:
 
 def _ask(selection: Selection | AllAtOnce, units: Units, rows: Sequence[Tensor | None]) -> Any:
     """What the selected networks say of features of states, contexts and actions."""
-    return selection.run(*_standardize(rows, units))
-
-
-def _standardize(rows: Sequence[Tensor | None], units: Units) -> list[Tensor | None]:
     parts = [x for x in rows if x is not None]
-    joined = torch.cat(parts, dim=-1).sub_(units.mean).div_(units.scale)
-    standardized = iter(joined.split_with_sizes([x.shape[-1] for x in parts], dim=-1))
-    return [None if x is None else next(standardized) for x in rows]
+    standardized = iter(_standardize(parts, units).split_with_sizes([x.shape[-1] for x in parts], dim=-1))
+    return selection.run(*(None if x is None else next(standardized) for x in rows))
+
+
+def _standardize(parts: list[Tensor], units: Units) -> Float[Tensor, "*batch F"]:
+    return torch.cat(parts, dim=-1).sub_(units.mean).div_(units.scale)
 
 
 def _in_chunks(ask: Callable[..., Any], rows: tuple[Tensor, Tensor | None, Tensor], max_rows: int | None) -> Any:
@@ -212,19 +200,6 @@ def _in_chunks(ask: Callable[..., Any], rows: tuple[Tensor, Tensor | None, Tenso
     n_chunks = math.ceil(rows[0].shape[1] / max_rows)
     chunks = zip(*([None] * n_chunks if x is None else x.split(max_rows, dim=1) for x in rows), strict=True)
     return tree_map(lambda *parts: torch.cat(parts, dim=1), *(ask(*chunk) for chunk in chunks))
-
-
-def _termination_loss(
-    term_prob: Float[Tensor, "*batch"], terminated: Bool[Tensor, "*batch"]
-) -> Float[Tensor, "*batch"]:
-    """Binary cross-entropy; NaN for a member that diverged, where torch's own would raise for all members."""
-    happened = torch.where(terminated, term_prob, 1 - term_prob)
-    return -hardtanh(happened, torch.finfo(happened.dtype).tiny, 1.0).log()
-
-
-def log_weights(weights: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch M"]:
-    """Logarithm that stays finite for modes of no weight."""
-    return weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
 
 
 def _example_inputs(sizes: list[int], n_rows: int) -> tuple[Tensor, Tensor | None, Tensor]:

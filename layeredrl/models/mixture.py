@@ -37,6 +37,11 @@ def mixture_log_prob(
     return weighted.squeeze(-1) if weighted.shape[-1] == 1 else torch.logsumexp(weighted, dim=-1)
 
 
+def log_weights(weights: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch M"]:
+    """Logarithm that stays finite for modes of no weight."""
+    return weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
+
+
 def log_prob_per_dim(
     value: Float[Tensor, "*#shape"],
     mean: Float[Tensor, "*#shape"],

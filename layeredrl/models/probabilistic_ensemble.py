@@ -11,8 +11,9 @@ from torch import Tensor
 from layeredrl.models.calibration import MIN_ROWS, Calibration, CalibrationMethod
 from layeredrl.models.ensemble import Ensemble, check_transition_spaces
 from layeredrl.models.epistemic_limit import EpistemicLimit
+from layeredrl.models.examples import Examples
 from layeredrl.models.held_out import compare
-from layeredrl.models.losses import MemberScores, for_everyone, member_losses, member_scores, share_out
+from layeredrl.models.losses import MemberScores, member_losses, member_scores
 from layeredrl.models.member_mixture import MemberMixture
 from layeredrl.models.members import Members, PartialNet
 from layeredrl.models.noise_shape import NoiseShape
@@ -157,24 +158,21 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
         self.check_batch(batch)
         return self.get_member_losses(batch).sum()
 
-    def get_member_losses(self, batch: Batch) -> Float[Tensor, " E"]:
+    def make_examples(self, batch: Batch) -> Examples:
+        return self.members.make_examples(batch)
+
+    def get_example_losses(self, examples: Examples) -> Float[Tensor, " E"]:
         """Mean over transitions of −log-likelihood + binary cross-entropy of termination, for each member.
 
         The likelihood is that of the targets in their own units, so that every dimension counts alike. Weights
-        multiply (with `weighted_loss`); transitions masked out count neither above nor below the fraction bar. With
+        multiply (with `weighted_loss`); examples masked out count neither above nor below the fraction bar. With
         `beta_nll`, the likelihood is that of β-NLL.
-
-        Args:
-            batch: transitions `(B, …)` for all members, split among them with `partition_batch`; or `(E, B, …)`,
-                a set for each. Its values are not checked.
         """
-        shared_out = share_out(batch, self.n_models, partition=self.partition_batch)
-        return member_losses(self.members, shared_out, weighted=self.weighted_loss, beta_nll=self.beta_nll)
+        return member_losses(self.members, examples, weighted=self.weighted_loss, beta_nll=self.beta_nll)
 
     @torch.no_grad()
-    def get_member_scores(self, batch: Batch) -> MemberScores:
-        """How well each member explains the transitions `(B, …)`, which all count alike."""
-        return member_scores(self.members, for_everyone(batch, self.n_models))
+    def get_example_scores(self, examples: Examples) -> MemberScores:
+        return member_scores(self.members, examples)
 
     def update_statistics(self, batch: Batch) -> None:
         """Move the running statistics of inputs and targets by a batch of training data.

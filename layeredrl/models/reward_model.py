@@ -11,7 +11,8 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from layeredrl.models.ensemble import Ensemble, check_transition_spaces
-from layeredrl.models.losses import MemberScores, for_everyone, masked_mean, share_out
+from layeredrl.models.examples import Examples, for_everyone
+from layeredrl.models.losses import MemberScores, masked_mean
 from layeredrl.models.mixture import gaussian_nll
 from layeredrl.models.normalization import RunningMoments
 from layeredrl.nets.captured import state_of
@@ -174,23 +175,22 @@ class RewardModel(Ensemble):
     def get_member_tensors(self) -> dict[str, Tensor]:
         return dict(self.nets.state_dict())
 
-    def get_member_losses(self, batch: Batch) -> Float[Tensor, " E"]:
-        """Mean over transitions of −log-likelihood of the standardised reward, for each member.
+    def make_examples(self, batch: Batch) -> Examples:
+        inputs = self._features(batch.state, batch.context, batch.action, batch.next_state)
+        rewards = rearrange(batch.known_reward(), "... -> ... 1")
+        return Examples(
+            self.inputs.standardize(inputs), self.rewards.standardize(rewards), weight=batch.weight, mask=batch.mask
+        )
 
-        Args:
-            batch: transitions `(B, …)` for all members, or `(E, B, …)`, a set for each. Its values aren't checked.
-        """
-        batch = share_out(batch, self.n_models, partition=False)
-        nll, _ = self._explain(batch)
-        return masked_mean(nll, batch.mask)
+    def get_example_losses(self, examples: Examples) -> Float[Tensor, " E"]:
+        """Mean over transitions of −log-likelihood of the standardised reward, for each member."""
+        nll, _ = self._explain(examples)
+        return masked_mean(nll, examples.mask)
 
     @torch.no_grad()
-    def get_member_scores(self, batch: Batch) -> MemberScores:
-        """How well each member explains the rewards of the transitions `(B, …)`, which all count alike.
-
-        `nll` is in nats and `mse (E, 1)` squared, both in the units of the reward.
-        """
-        nll, error = self._explain(for_everyone(batch, self.n_models))
+    def get_example_scores(self, examples: Examples) -> MemberScores:
+        """As in `Ensemble`; `nll` is in nats and `mse (E, 1)` squared, both in the units of the reward."""
+        nll, error = self._explain(for_everyone(examples, self.n_models))
         loss, scale = nll.mean(dim=1), self.rewards.scale
         return MemberScores(
             loss=loss,
@@ -241,11 +241,10 @@ class RewardModel(Ensemble):
         mean, _ = judges.run(rows)
         return (mean * self.rewards.scale + self.rewards.mean).reshape(leading)
 
-    def _explain(self, batch: Batch) -> tuple[Float[Tensor, "E B"], Float[Tensor, "E B"]]:
-        """NLL and error of standardised rewards, by member `e` for the transitions `batch[e]`."""
-        inputs = self._features(batch.state, batch.context, batch.action, batch.next_state)
-        mean, std = self.nets(self.inputs.standardize(inputs))
-        error = mean - self.rewards.standardize(batch.known_reward())
+    def _explain(self, examples: Examples) -> tuple[Float[Tensor, "E B"], Float[Tensor, "E B"]]:
+        """NLL and error of standardised rewards, by each member for examples of its own."""
+        mean, std = self.nets(examples.inputs)
+        error = mean - examples.target.squeeze(-1)
         return gaussian_nll(error, std), error
 
 

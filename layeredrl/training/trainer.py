@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from layeredrl.data.replay_buffer import ReplayBuffer
 from layeredrl.models.ensemble import Ensemble
+from layeredrl.models.examples import Examples
 from layeredrl.models.losses import MemberScores
 from layeredrl.training.member_adamw import MemberAdamW
-from layeredrl.types import Batch
 
 # Share of a fit's updates that the learning rate takes to rise.
 WARM_UP = 0.05
@@ -139,14 +139,16 @@ class EnsembleTrainer:
         data = buffer[:].to(model.device)
         model.check_batch(data)
         model.set_statistics(data[train])
-        best = _BestWeights(model, model.get_member_scores(data[holdout]).loss, config)
+        examples = model.make_examples(data)
+        held_out = examples.take(holdout)
+        best = _BestWeights(model, model.get_example_scores(held_out).loss, config)
         train_losses, holdout_losses = [], []
         n_epochs = self._n_epochs(counts)
         epochs = tqdm(range(n_epochs), desc="fit", unit="epoch", leave=False, disable=not self.progress)
         try:
             for epoch in epochs:
-                train_losses.append(self._train_epoch(data, counts, epoch / n_epochs, 1 / n_epochs))
-                holdout_losses.append(model.get_member_scores(data[holdout]).loss)
+                train_losses.append(self._train_epoch(examples, counts, epoch / n_epochs, 1 / n_epochs))
+                holdout_losses.append(model.get_example_scores(held_out).loss)
                 best.update(epoch, holdout_losses[-1])
                 epochs.set_postfix(holdout=f"{float(best.loss.mean()):.3f}")
                 if not bool(best.improving.any()):
@@ -155,13 +157,13 @@ class EnsembleTrainer:
             epochs.close()
             best.restore()
             model.eval()
-        holdout_scores = model.get_member_scores(data[holdout])
+        holdout_scores = model.get_example_scores(held_out)
         model.set_elites(holdout_scores.loss.argsort()[: config.n_elites])
         return TrainReport(
             train_loss=torch.stack(train_losses),
             holdout_loss=torch.stack(holdout_losses),
             best_epoch=best.epoch,
-            train=model.get_member_scores(data[train]),
+            train=model.get_example_scores(examples.take(train)),
             holdout=holdout_scores,
             elites=model.elites,
             n_train=len(train),
@@ -179,7 +181,7 @@ class EnsembleTrainer:
         )
 
     def _train_epoch(
-        self, data: Batch, counts: Int[Tensor, "B E"], progress: float, share: float
+        self, examples: Examples, counts: Int[Tensor, "B E"], progress: float, share: float
     ) -> Float[Tensor, " E"]:
         """One pass over every member's bootstrap, a `share` of the fit from `progress` on; the mean losses."""
         losses = []
@@ -187,7 +189,7 @@ class EnsembleTrainer:
         batches = self._shuffled_batches(counts)
         for i, index in enumerate(batches):
             self._set_learning_rate(progress + share * (i + 0.5) / len(batches))
-            loss = self.model.get_member_losses(_gather(data, index))
+            loss = self.model.get_example_losses(examples.take(index))
             self.optimizer.zero_grad()
             loss.sum().backward()
             self.optimizer.step()
@@ -209,12 +211,6 @@ class EnsembleTrainer:
         place = torch.arange(n_batches * size)
         index = torch.stack([order[place % len(order)] for order in orders])
         return rearrange(index, "e (n b) -> n e b", b=size).to(counts.device)
-
-
-def _gather(data: Batch, index: Int[Tensor, "*shape"]) -> Batch:
-    """`data[index]`, in less than half the time."""
-    places = index.flatten()
-    return data.map(lambda value: value.index_select(0, places).unflatten(0, index.shape))
 
 
 class _BestWeights:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from layeredrl.models.losses import for_everyone
 from layeredrl.nets.turns import BLOCK_ROWS, ROWS_FOR_TURNS
 from layeredrl.training.member_adamw import MemberAdamW
 from tests.compiler import needs_compiler
@@ -98,7 +97,7 @@ def test_a_training_step_takes_as_many_operations_for_any_number_of_members_and_
         model = make_ensemble(n_models=n_models)
         settings = {"learning_rate": 1e-3, "weight_decay": 1e-5, "max_norm": 10.0}
         optimizer = MemberAdamW(model.get_parameters(), **settings)
-        batch = for_everyone(make_batch(n_rows), n_models)
+        batch = make_batch(n_rows).map(lambda value: value.expand(n_models, *value.shape))
         with Calls() as calls:
             model.get_member_losses(batch).sum().backward()
             optimizer.step()

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from layeredrl.data.replay_buffer import ReplayBuffer
@@ -40,12 +41,12 @@ def script_scores(monkeypatch, model: Ensemble, losses: list[list[float]]) -> li
     """Members are judged by what is written here; the weights they had at each judgement."""
     seen: list[dict[str, Tensor]] = []
 
-    def scores(model, batch):
+    def scores(model, examples):
         loss = torch.tensor(losses[min(len(seen), len(losses) - 1)])
         seen.append(weights(model))
         return MemberScores(loss, loss, torch.zeros(len(loss), 2))
 
-    monkeypatch.setattr(type(model), "get_member_scores", scores)
+    monkeypatch.setattr(type(model), "get_example_scores", scores)
     return seen
 
 
@@ -131,15 +132,15 @@ def test_a_member_whose_loss_is_not_finite_keeps_earlier_weights(make, monkeypat
 
 def test_a_member_that_diverges_does_not_stop_the_others(make, monkeypatch):
     model, buffer, n_steps = make(), make_buffer(), iter(range(10**6))
-    original = type(model).get_member_losses
+    original = type(model).get_example_losses
 
-    def losses(model, batch):
+    def losses(model, examples):
         if next(n_steps) == 20:
             for tensor in model.get_member_tensors().values():
                 tensor[1] = math.nan
-        return original(model, batch)
+        return original(model, examples)
 
-    monkeypatch.setattr(type(model), "get_member_losses", losses)
+    monkeypatch.setattr(type(model), "get_example_losses", losses)
     report = make_trainer(model, replace(QUICK, n_elites=2)).fit(buffer)
     assert bool(report.holdout_loss[-1, 1].isnan())
     assert bool(report.holdout_loss[:, [0, 2]].isfinite().all())
@@ -165,13 +166,14 @@ def test_a_member_that_diverged_is_no_elite(make, monkeypatch):
 
 def test_an_epoch_shows_each_member_its_own_bootstrap_in_a_new_order(make, monkeypatch):
     model, seen = make(3), []
-    original = type(model).get_member_losses
+    original = type(model).get_example_losses
     monkeypatch.setattr(
-        type(model), "get_member_losses", lambda m, batch: seen.append(batch.reward) or original(m, batch)
+        type(model), "get_example_losses", lambda m, examples: seen.append(examples.inputs) or original(m, examples)
     )
     buffer, config = make_buffer(100), replace(LAST_WEIGHTS, max_epochs=2, batch_size=32)
     make_trainer(model, config).fit(buffer)
-    epochs = torch.cat(seen, dim=1).long().chunk(2, dim=1)
+    is_seen = rearrange(torch.cat(seen, dim=1), "e b f -> e b 1 f") == model.make_examples(buffer[:]).inputs
+    epochs = is_seen.all(dim=-1).int().argmax(dim=-1).chunk(2, dim=1)
     counts = buffer.bootstrap_counts(3)
     for epoch in epochs:
         assert epoch.shape[1] - 32 < counts.sum(dim=0).max() <= epoch.shape[1]

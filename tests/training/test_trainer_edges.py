@@ -17,31 +17,31 @@ QUICK = TrainerConfig(learning_rate=1e-2, batch_size=32, max_epochs=6)
 
 def interrupt_after(monkeypatch, n_calls: int) -> None:
     """Ctrl-C in the middle of an epoch."""
-    original, calls = ProbabilisticEnsemble.get_member_losses, iter(range(n_calls))
+    original, calls = ProbabilisticEnsemble.get_example_losses, iter(range(n_calls))
 
-    def losses(model, batch):
+    def losses(model, examples):
         if next(calls, None) is None:
             raise KeyboardInterrupt
-        return original(model, batch)
+        return original(model, examples)
 
-    monkeypatch.setattr(ProbabilisticEnsemble, "get_member_losses", losses)
+    monkeypatch.setattr(ProbabilisticEnsemble, "get_example_losses", losses)
 
 
 def test_an_interrupted_fit_keeps_the_best_weights_so_far(monkeypatch):
-    original, seen = ProbabilisticEnsemble.get_member_scores, []
+    original, seen = ProbabilisticEnsemble.get_example_scores, []
 
-    def scores(model, batch):
-        seen.append(original(model, batch).loss)
-        return original(model, batch)
+    def scores(model, examples):
+        seen.append(original(model, examples).loss)
+        return original(model, examples)
 
-    monkeypatch.setattr(ProbabilisticEnsemble, "get_member_scores", scores)
+    monkeypatch.setattr(ProbabilisticEnsemble, "get_example_scores", scores)
     interrupt_after(monkeypatch, 70)
     model, buffer = make_model(), make_buffer()
     with pytest.raises(KeyboardInterrupt):
         EnsembleTrainer(model, replace(QUICK, min_improvement=0.0, max_epochs=100)).fit(buffer)
     assert not model.training
     assert len(seen) > 5
-    kept = original(model, buffer[:][buffer.is_holdout]).loss
+    kept = model.get_member_scores(buffer[:][buffer.is_holdout]).loss
     assert torch.allclose(kept, torch.stack(seen).amin(dim=0), atol=1e-5)
 
 
