@@ -10,6 +10,9 @@ from torch.nn.functional import hardtanh
 from layeredrl.models.examples import Examples, for_everyone
 from layeredrl.models.members import Members
 from layeredrl.models.mixture import gaussian_nll, log_weights, mixture_log_prob, mixture_moments
+from layeredrl.models.noise_shape import MAX_STANDARD_SCORE
+from layeredrl.nets.native.library import kernels_serve
+from layeredrl.nets.native.transition_loss import transition_loss
 from layeredrl.nets.prob_fc_dynamics import NetOutput
 
 
@@ -32,7 +35,7 @@ def member_losses(
         weighted: whether weights multiply the losses.
         beta_nll: β of the likelihood: each dimension's NLL counts σ^2β times, as a constant (Seitzer et al. 2022).
     """
-    nll, termination_loss = _explain(members.say(examples.inputs), examples, beta_nll=beta_nll)
+    nll, termination_loss = _explain(members, members.say(examples.inputs), examples, beta_nll=beta_nll)
     losses = nll + termination_loss
     if weighted:
         if examples.weight is None:
@@ -45,7 +48,7 @@ def member_scores(members: Members, examples: Examples) -> MemberScores:
     """How well each member explains the examples `(B, …)`, which all count alike."""
     examples = for_everyone(examples, members.nets.n_members)
     said = members.say(examples.inputs)
-    nll, termination_loss = _explain(said, examples)
+    nll, termination_loss = _explain(members, said, examples)
     (mean, std), weights, _ = said
     error = mixture_moments(mean, std, weights)[0] - examples.target
     scale = members.targets.scale
@@ -64,7 +67,7 @@ def masked_mean(losses: Float[Tensor, "E B"], mask: Bool[Tensor, "E B"] | None) 
 
 
 def _explain(
-    said: NetOutput, examples: Examples, *, beta_nll: float = 0.0
+    members: Members, said: NetOutput, examples: Examples, *, beta_nll: float = 0.0
 ) -> tuple[Float[Tensor, "E B"], Float[Tensor, "E B"]]:
     """−log-likelihood of each target, and binary cross-entropy of its termination."""
     (mean, std), weights, term_prob = said
@@ -74,6 +77,8 @@ def _explain(
         nll = -mixture_log_prob(target, mean, std, log_weights(weights))
         return nll, _termination_loss(term_prob, terminated)
     mean, std = mean.squeeze(-2), std.squeeze(-2)
+    if beta_nll == 0 and members.nets.is_fused and kernels_serve(mean, std, term_prob, target):
+        return transition_loss(mean, std, term_prob, target, terminated, max_score=MAX_STANDARD_SCORE)
     # From the mean on, so that rows stand upright wherever the mean's do.
     per_dim = gaussian_nll(mean - target, std)
     nll = (std.detach() ** (2 * beta_nll) * per_dim if beta_nll > 0 else per_dim).sum(dim=-1)

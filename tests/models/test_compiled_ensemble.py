@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounter
 from layeredrl.nets import compiled
 from layeredrl.nets.native.library import kernels_work
 from layeredrl.nets.prob_fc_dynamics import ProbFCDynamics
-from tests.models.ensembles import ACTION, CONTEXT, NESTED, draw, make_ensemble
+from tests.models.ensembles import ACTION, CONTEXT, NESTED, draw, make_batch, make_ensemble
 
 # On a CPU, the first is fused where it can be, and the second left to torch.compile.
 KNOWN, UNKNOWN = (
@@ -85,6 +85,31 @@ def test_gradients_reach_actions_and_parameters(counter, net):
     model.rollout(draw(model.state_space, 4), None, actions).state.sum().backward()
     assert actions.grad.abs().sum() > 0
     assert all(parameter.grad is not None for parameter in model.members.nets.parameters())
+
+
+@BOTH
+@pytest.mark.parametrize("spaces", SPACES.values(), ids=SPACES.keys())
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"n_modes": 1},
+        {"n_modes": 1, "weighted_loss": True, "partition_batch": True},
+        {"n_modes": 1, "beta_nll": 0.5},
+        {"n_modes": 2},
+    ],
+)
+def test_losses_their_gradients_and_scores_are_the_plain_ones(counter, spaces, net, more):
+    plain, fast = make(spaces, False, net, **more), make(spaces, True, net, **more)
+    fast.load_state_dict(plain.state_dict())
+    batch = make_batch(50, *spaces, weight=torch.rand(50), mask=torch.rand(50) < 0.7)
+    losses = [model.get_member_losses(batch) for model in (fast, plain)]
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.sum().backward()
+    for fused, own in zip(fast.get_parameters(), plain.get_parameters(), strict=True):
+        torch.testing.assert_close(fused.grad, own.grad, rtol=1e-4, atol=1e-5)
+    for fused, own in zip(*(model.get_member_scores(batch) for model in (fast, plain)), strict=True):
+        torch.testing.assert_close(fused, own, rtol=1e-5, atol=1e-5)
 
 
 @BOTH

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from layeredrl.nets.bounded_features import Bound, BoundedFeatures
-from layeredrl.nets.native.library import Int, Kernel, Pointer, addresses, numbers
+from layeredrl.nets.native.library import Int, Kernel, Pointer, addresses, numbers, refuse_second_derivatives
 
 # That the kernels know, by their numbers.
 ACTIVATIONS = (nn.SiLU, nn.ReLU)
@@ -66,10 +66,7 @@ class _FullyConnected(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # by create_graph=True
-            raise RuntimeError(
-                "compile=True: gradients can't be differentiated again, expected compile=False for that"
-            )
+        refuse_second_derivatives()
         kept, *weights = ctx.saved_tensors
         weights = [weight.contiguous() for weight in weights]
         sizes, n_members = _sizes(weights), len(of_out)

@@ -74,6 +74,12 @@ def kernels_serve(*tensors: Tensor) -> bool:
     return are_plain and not torch.compiler.is_compiling() and kernels_work()
 
 
+def refuse_second_derivatives() -> None:
+    """To be called by the way back, which kernels only go once."""
+    if torch.is_grad_enabled():  # by create_graph=True
+        raise RuntimeError("compile=True: gradients can't be differentiated again, expected compile=False for that")
+
+
 def addresses(tensors: Sequence[Tensor | None]) -> Any:
     """Where they lie; None is null."""
     return (Pointer * len(tensors))(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))

@@ -113,8 +113,7 @@ struct Rows {
     Rows from(int64_t c) const { return {numbers + c, step, n - c, add}; }
     ALWAYS_INLINE void put(int64_t i, int64_t j, const Vector& x) const {
         float* to = numbers + i * step + j * V;
-        if ((j + 1) * V <= n) return store(to, add ? load(to) + x : x);
-        for (int64_t c = 0; c < std::min(V, n - j * V); c++) to[c] = add ? to[c] + x[c] : x[c];
+        store_first(to, add ? load_first(to, n - j * V) + x : x, n - j * V);
     }
 };
 inline Vector as_it_is(int64_t, int64_t, int64_t, const Vector& x) { return x; }

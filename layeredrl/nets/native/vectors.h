@@ -2,8 +2,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <utility>
 
 #if defined(__AVX__)
@@ -40,6 +42,10 @@ ALWAYS_INLINE Vector load_first(const float* from, int64_t n) {
     for (int64_t c = 0; c < n; c++) x[c] = from[c];
     return x;
 #endif
+}
+ALWAYS_INLINE void store_first(float* to, const Vector& x, int64_t n) {
+    if (n >= V) return store(to, x);
+    for (int64_t c = 0; c < n; c++) to[c] = x[c];
 }
 // Fetches n numbers that are soon read. There needn't be any.
 inline void prefetch(const float* from, int64_t n) {
@@ -89,16 +95,38 @@ ALWAYS_INLINE Vector exponential_of_minus(Vector x) {
     return (Vector)((Integers)p + ((Integers)shifted << 23));
 }
 
-// Comparing and choosing would take the processor twice as long.
+// Hands on what is no number. Comparing and choosing would take the processor twice as long.
 ALWAYS_INLINE Vector between(float low, Vector x, float high) {
 #if defined(__AVX512F__)
-    return (Vector)_mm512_max_ps(_mm512_min_ps((__m512)x, _mm512_set1_ps(high)), _mm512_set1_ps(low));
+    return (Vector)_mm512_max_ps(_mm512_set1_ps(low), _mm512_min_ps(_mm512_set1_ps(high), (__m512)x));
 #elif defined(__AVX__)
-    return (Vector)_mm256_max_ps(_mm256_min_ps((__m256)x, _mm256_set1_ps(high)), _mm256_set1_ps(low));
+    return (Vector)_mm256_max_ps(_mm256_set1_ps(low), _mm256_min_ps(_mm256_set1_ps(high), (__m256)x));
 #else
-    Vector lowest = Vector{} + low, highest = Vector{} + high, above = x > lowest ? x : lowest;
-    return above < highest ? above : highest;
+    Vector lowest = Vector{} + low, highest = Vector{} + high, above = x < lowest ? lowest : x;
+    return above > highest ? highest : above;
 #endif
+}
+
+// Nearly to the last bit: of 2^k (1 + f), where -0.3 < f < 0.42, k log(2) and log(1 + f) as a polynomial.
+ALWAYS_INLINE Vector logarithm(Vector x) {
+    constexpr float SMALLEST = 0x1p-126f, LOG_2 = 0.693359375f, REST_OF_LOG_2 = -2.12194440e-4f;
+    constexpr int32_t ROOT_OF_HALF = 0x3f3504f3;
+    Vector is_small =
+        x < SMALLEST ? Vector{} + 1.0f : Vector{};  // with fewer bits: 24 powers of two are lent to it
+    Integers bits = (Integers)(x < SMALLEST ? x * 0x1p24f : x), power = (bits - ROOT_OF_HALF) >> 23;
+    Vector f = (Vector)(bits - (power << 23)) - 1.0f;
+    Vector k = __builtin_convertvector(power, Vector) - 24.0f * is_small;
+    Vector p = f * 0.08700425f - 0.14267476f;  // minimax, of relative error 3e-08
+    p = p * f + 0.14914767f;
+    p = p * f - 0.16577587f;
+    p = p * f + 0.19963063f;
+    p = p * f - 0.25001338f;
+    p = p * f + 0.3333391f;
+    p = p * f - 0.5f;
+    Vector finite = k * LOG_2 + (f + (p * f * f + k * REST_OF_LOG_2));
+    constexpr float INFINITE = std::numeric_limits<float>::infinity();
+    Vector other = x == 0.0f ? Vector{} - INFINITE : x < 0.0f ? Vector{} + NAN : x;
+    return (x > 0.0f) & (x < INFINITE) ? finite : other;
 }
 
 ALWAYS_INLINE Vector reciprocal(Vector x) {
