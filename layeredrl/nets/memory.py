@@ -2,6 +2,13 @@
 
 import ctypes
 import sys
+import weakref
+from collections import defaultdict
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 # Of glibc's malloc.h: blocks from the one size on are handed back when they are freed; so is what lies free at the
 # end of the heap from the other size on.
@@ -19,3 +26,33 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BLOCK)
         mallopt(M_TRIM_THRESHOLD, MOST_KEPT_AT_THE_END)
+
+
+class Reserve:
+    """Memory for large tensors of a few sizes that come and go.
+
+    In the heap, small tensors that stay take a piece of the gap that a large one has left, so that the next doesn't
+    fit: the heap grows with every step of a training that keeps its losses, and the system has to fill its pages.
+
+    Args:
+        most_bytes: that may lie here unused; where it becomes more, all of it is freed.
+    """
+
+    def __init__(self, most_bytes: int = MOST_KEPT_AT_THE_END):
+        self._most_bytes = most_bytes
+        self._unused: defaultdict[int, list[np.ndarray]] = defaultdict(list)  # by their length
+
+    def empty(self, n: int) -> Float[Tensor, " n"]:
+        """Any n numbers. Their memory comes back once no tensor uses it any more."""
+        try:  # not asked before whether there is one, as threads may take the last
+            block = self._unused[n].pop()
+        except IndexError:
+            block = torch.empty(n).numpy()
+        lent = block[:]  # which lives as long as the memory of the tensor made of it
+        weakref.finalize(lent, self._take_back, block).atexit = False
+        return torch.from_numpy(lent)
+
+    def _take_back(self, block: np.ndarray) -> None:
+        self._unused[len(block)].append(block)
+        if sum(block.nbytes for blocks in list(self._unused.values()) for block in blocks) > self._most_bytes:
+            self._unused.clear()

@@ -184,18 +184,18 @@ class EnsembleTrainer:
         self, examples: Examples, counts: Int[Tensor, "B E"], progress: float, share: float
     ) -> Float[Tensor, " E"]:
         """One pass over every member's bootstrap, a `share` of the fit from `progress` on; the mean losses."""
-        losses = []
         self.model.train()
         batches = self._shuffled_batches(counts)
+        losses = torch.empty(batches.shape[:2], device=batches.device)
         for i, index in enumerate(batches):
             self._set_learning_rate(progress + share * (i + 0.5) / len(batches))
             loss = self.model.get_example_losses(examples.take(index))
             self.optimizer.zero_grad()
             loss.sum().backward()
             self.optimizer.step()
-            losses.append(loss.detach())
+            losses[i] = loss.detach()
         self.model.eval()
-        return torch.stack(losses).mean(dim=0)
+        return losses.mean(dim=0)
 
     def _set_learning_rate(self, progress: float) -> None:
         for group in self.optimizer.param_groups:

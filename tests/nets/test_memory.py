@@ -4,6 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from layeredrl.nets.memory import Reserve
 
 PROGRAM = """
 import resource, torch
@@ -31,3 +34,40 @@ def count_page_faults(*, kept: bool) -> int:
 def test_freed_memory_is_used_again():
     # Not all of it: where blocks lie side by side, some are handed back together.
     assert count_page_faults(kept=True) < 0.8 * count_page_faults(kept=False)
+
+
+def test_memory_comes_back_once_no_tensor_uses_it():
+    reserve = Reserve()
+    first, second = reserve.empty(100), reserve.empty(100)
+    places = first.data_ptr(), second.data_ptr()
+    assert abs(places[0] - places[1]) >= 400  # bytes
+    view = first.view(10, 10)[3:].fill_(7.0)
+    del first
+    third = reserve.empty(100)
+    assert third.data_ptr() not in places  # as the view is still there
+    assert bool((view == 7.0).all())
+    del view
+    assert reserve.empty(100).data_ptr() == places[0]
+
+
+def test_a_graph_holds_on_to_its_memory():
+    reserve, x = Reserve(), torch.ones(50, requires_grad=True)
+    factor = reserve.empty(50).fill_(3.0)
+    place, product = factor.data_ptr(), x * factor
+    del factor
+    other = reserve.empty(50).fill_(5.0)
+    assert other.data_ptr() != place
+    assert torch.autograd.grad(product.sum(), x)[0].tolist() == [3.0] * 50
+    del product
+    assert reserve.empty(50).data_ptr() == place
+
+
+def test_what_lies_unused_is_limited():
+    reserve = Reserve(most_bytes=1000)
+    small, large = reserve.empty(100), reserve.empty(200)
+    places = small.data_ptr(), large.data_ptr()
+    del small
+    kept = reserve.empty(100)
+    assert kept.data_ptr() == places[0]
+    del kept, large  # together 1,200 bytes
+    assert not any(reserve._unused.values())

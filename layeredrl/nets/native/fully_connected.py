@@ -9,8 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from layeredrl.nets.bounded_features import Bound, BoundedFeatures
+from layeredrl.nets.memory import Reserve
 from layeredrl.nets.native.library import Int, Kernel, Pointer, addresses, numbers, refuse_second_derivatives
 
+# For what is kept for the way back.
+_RESERVE = Reserve()
 # That the kernels know, by their numbers.
 ACTIVATIONS = (nn.SiLU, nn.ReLU)
 
@@ -71,7 +74,7 @@ class _FullyConnected(torch.autograd.Function):
         weights = [weight.contiguous() for weight in weights]
         sizes, n_members = _sizes(weights), len(of_out)
         padded = _count_padded(n_members, ctx.n_rows, len(weights), numbers(sizes))
-        of_sums = kept.new_empty(n_members * padded * sum(sizes))
+        of_sums = _RESERVE.empty(n_members * padded * sum(sizes))
         of_weights = [torch.empty_like(weight) for weight in weights]
         of_biases = [
             w.new_empty(w.shape[:2]) if has else None for w, has in zip(weights, ctx.has_bias, strict=True)
@@ -116,7 +119,7 @@ def _forward(
     sizes, (n_members, n_rows, _) = _sizes(weights), x.shape
     out = x.new_empty(n_members, sizes[-1], n_rows)
     padded = _count_padded(n_members, n_rows, len(weights), numbers(sizes)) if keep else 0
-    kept = x.new_empty(2, n_members * padded * sum(sizes)) if keep else None
+    kept = _RESERVE.empty(2 * n_members * padded * sum(sizes)).view(2, -1) if keep else None
     _run_forward(
         n_members,
         n_rows,
