@@ -13,7 +13,6 @@ from layeredrl.models.mixture import gaussian_nll, log_weights, mixture_log_prob
 from layeredrl.models.noise_shape import MAX_STANDARD_SCORE
 from layeredrl.nets.native.library import kernels_serve
 from layeredrl.nets.native.transition_loss import transition_loss
-from layeredrl.nets.prob_fc_dynamics import NetOutput
 
 
 class MemberScores(NamedTuple):
@@ -35,7 +34,7 @@ def member_losses(
         weighted: whether weights multiply the losses.
         beta_nll: β of the likelihood: each dimension's NLL counts σ^2β times, as a constant (Seitzer et al. 2022).
     """
-    nll, termination_loss = _explain(members, members.say(examples.inputs), examples, beta_nll=beta_nll)
+    nll, termination_loss, _ = _explain(members, examples, beta_nll=beta_nll)
     losses = nll + termination_loss
     if weighted:
         if examples.weight is None:
@@ -47,10 +46,8 @@ def member_losses(
 def member_scores(members: Members, examples: Examples) -> MemberScores:
     """How well each member explains the examples `(B, …)`, which all count alike."""
     examples = for_everyone(examples, members.nets.n_members)
-    said = members.say(examples.inputs)
-    nll, termination_loss = _explain(members, said, examples)
-    (mean, std), weights, _ = said
-    error = mixture_moments(mean, std, weights)[0] - examples.target
+    nll, termination_loss, mean = _explain(members, examples)
+    error = mean - examples.target
     scale = members.targets.scale
     return MemberScores(
         loss=(nll + termination_loss).mean(dim=1),
@@ -66,23 +63,31 @@ def masked_mean(losses: Float[Tensor, "E B"], mask: Bool[Tensor, "E B"] | None) 
     return torch.where(mask, losses, 0.0).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
 
 
-def _explain(
-    members: Members, said: NetOutput, examples: Examples, *, beta_nll: float = 0.0
-) -> tuple[Float[Tensor, "E B"], Float[Tensor, "E B"]]:
-    """−log-likelihood of each target, and binary cross-entropy of its termination."""
-    (mean, std), weights, term_prob = said
-    target, terminated = examples.target, examples.terminated
+class _Explanation(NamedTuple):
+    nll: Float[Tensor, "E B"]  # −log-likelihood of the target
+    termination_loss: Float[Tensor, "E B"]  # binary cross-entropy
+    mean: Float[Tensor, "E B S"]  # that was expected of the target
+
+
+def _explain(members: Members, examples: Examples, *, beta_nll: float = 0.0) -> _Explanation:
+    """How each member explains each of its examples, in the units of the targets."""
+    inputs, target, terminated, *_ = examples
     assert terminated is not None
+    gaussians = members.fused_gaussians
+    if gaussians is not None and beta_nll == 0 and kernels_serve(inputs, target):
+        outputs = gaussians(inputs)
+        losses = transition_loss(outputs, target, terminated, MAX_STANDARD_SCORE)
+        return _Explanation(*losses, outputs[..., : target.shape[-1]])
+    (mean, std), weights, term_prob = members.say(inputs)
+    termination_loss = _termination_loss(term_prob, terminated)
     if std.shape[-2] > 1:
         nll = -mixture_log_prob(target, mean, std, log_weights(weights))
-        return nll, _termination_loss(term_prob, terminated)
+        return _Explanation(nll, termination_loss, mixture_moments(mean, std, weights)[0])
     mean, std = mean.squeeze(-2), std.squeeze(-2)
-    if beta_nll == 0 and members.nets.is_fused and kernels_serve(mean, std, term_prob, target):
-        return transition_loss(mean, std, term_prob, target, terminated, max_score=MAX_STANDARD_SCORE)
     # From the mean on, so that rows stand upright wherever the mean's do.
     per_dim = gaussian_nll(mean - target, std)
     nll = (std.detach() ** (2 * beta_nll) * per_dim if beta_nll > 0 else per_dim).sum(dim=-1)
-    return nll, _termination_loss(term_prob, terminated)
+    return _Explanation(nll, termination_loss, mean)
 
 
 def _termination_loss(

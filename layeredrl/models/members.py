@@ -18,8 +18,9 @@ from layeredrl.models.normalization import RunningMoments
 from layeredrl.models.propagation import ActionRows, MemberPrediction, StateRows, StepFunction
 from layeredrl.nets.compiled import Compiled
 from layeredrl.nets.precision import MatmulPrecision
-from layeredrl.nets.prob_fc_dynamics import NetOutput
+from layeredrl.nets.prob_fc_dynamics import NetOutput, ProbFCDynamics
 from layeredrl.nets.stacked import AllAtOnce, Selection, Stacked
+from layeredrl.nets.stacked_linear import FusedSequence
 from layeredrl.spaces import check_indices, feature_size, features
 from layeredrl.types import Batch
 
@@ -110,6 +111,17 @@ class Members(nn.Module):
         state, context, action = inputs.split_with_sizes(self.sizes, dim=-1)
         said: NetOutput = self.nets(state, context if self.sizes[1] else None, action)
         return said
+
+    @property
+    def fused_gaussians(self) -> FusedSequence | None:
+        """What makes `ProbFCDynamics.sizes` numbers of inputs as one operation, if these are all that members say.
+
+        They are of a single Gaussian, without a prior.
+        """
+        net = self.nets.members
+        if type(net) is not ProbFCDynamics or net.mode_shape[0] > 1 or net.prior is not None:
+            return None
+        return net.net if isinstance(net.net, FusedSequence) else None
 
     def update_statistics(self, batch: Batch) -> None:
         """Move the running statistics by a batch of training data."""

@@ -31,9 +31,6 @@ class Stacked(nn.Module):
         matmul_precision: in which selected members multiply where no gradient is asked for: on a CPU, many rows.
         fuse: whether fully connected layers are to be one operation on a CPU.
 
-    Attributes:
-        is_fused: whether some are.
-
     Raises:
         ValueError: the members' tensors differ in name or shape.
     """
@@ -51,7 +48,7 @@ class Stacked(nn.Module):
         check_matmul_precision(matmul_precision)
         self.n_members, self.matmul_precision = len(members), matmul_precision
         self.members, self._way = choose_way(members, example, fuse and matmul_precision != "bfloat16")
-        self.is_fused = any(isinstance(part, FusedSequence) for part in self.members.modules())
+        self._is_fused = any(isinstance(part, FusedSequence) for part in self.members.modules())
 
     def forward(self, *inputs: Tensor | None) -> Any:
         """Run member `e` on `inputs[…][e]`; the outputs have the leading axis E as well."""
@@ -66,7 +63,7 @@ class Stacked(nn.Module):
         changed: what makes many calls fast is prepared once, by the first of them.
         """
         chosen = tuple(range(self.n_members) if indices is None else indices.tolist())
-        return Selection(partial(self._all_at_once, indices, chosen), self.matmul_precision, self.is_fused)
+        return Selection(partial(self._all_at_once, indices, chosen), self.matmul_precision, self._is_fused)
 
     def _all_at_once(self, indices: Tensor | None, chosen: Sequence[int]) -> "AllAtOnce":
         if indices is None and self._way is run_exchanged:  # which have no buffers
