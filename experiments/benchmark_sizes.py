@@ -141,7 +141,8 @@ class Sizes:
     """Per turn, as they are quick; likewise the numbers of training and policy steps below."""
     batch_size: int = 256
     """Transitions per member and training step."""
-    n_train_steps: int = 10
+    n_train_steps: int = 40
+    """As many as tell of a fit, in which one follows the other: the first few after something else take longer."""
     n_policy_steps: int = 30
     n_transitions: int = 20_000
     n_epochs: int = 25

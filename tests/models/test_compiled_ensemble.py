@@ -87,7 +87,9 @@ def test_gradients_reach_actions_and_parameters(counter, net):
     assert all(parameter.grad is not None for parameter in model.members.nets.parameters())
 
 
-@BOTH
+@pytest.mark.parametrize(
+    "net", [KNOWN, UNKNOWN, partial(KNOWN, prior_scale=1.0)], ids=["fused", "compiled", "fused with a prior"]
+)
 @pytest.mark.parametrize("spaces", SPACES.values(), ids=SPACES.keys())
 @pytest.mark.parametrize(
     "more",

@@ -66,11 +66,17 @@ def test_rows_that_lie_are_answered_too():
     assert_as_reference(*(x.contiguous() for x in draw(2, 19, 5)))
 
 
-def test_targets_may_be_shared_or_part_of_something_else():
+def test_what_happened_may_be_shared_or_part_of_something_else():
     said, target, terminated = draw(3, 21, 4)
     wide = torch.randn(3, 21, 9)
     for other in (target[:1].expand(3, -1, -1), wide[..., 2:6], target.mT.contiguous().mT):
-        assert_as_reference(said, other, terminated[:1].expand(3, -1))
+        for ends in (
+            terminated[:1].expand(3, -1),
+            wide[..., 0] > 0,
+            (wide > 0)[..., 0],
+            terminated.T.contiguous().T,
+        ):
+            assert_as_reference(said, other, ends)
 
 
 def test_logarithms_are_right_over_the_whole_range():

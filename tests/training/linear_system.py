@@ -49,6 +49,6 @@ def make_model(n_models: int = 3, seed: int = 0, hidden_sizes: tuple[int, ...] =
     return ProbabilisticEnsemble(STATE, None, ACTION, net, n_models=n_models, **more)
 
 
-def make_reward_model(n_models: int = 3, seed: int = 0, hidden_sizes: tuple[int, ...] = (16,)):
+def make_reward_model(n_models: int = 3, seed: int = 0, hidden_sizes: tuple[int, ...] = (16,), **more: Any):
     torch.manual_seed(seed)
-    return RewardModel(STATE, None, ACTION, n_models, hidden_sizes)
+    return RewardModel(STATE, None, ACTION, n_models, hidden_sizes, **more)

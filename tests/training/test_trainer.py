@@ -12,6 +12,7 @@ from layeredrl.data.replay_buffer import ReplayBuffer
 from layeredrl.models.ensemble import Ensemble
 from layeredrl.models.losses import MemberScores
 from layeredrl.training.trainer import EnsembleTrainer, TrainerConfig
+from tests.compiler import needs_compiler
 from tests.training.linear_system import make_batch, make_buffer, make_model, make_reward_model
 
 QUICK = TrainerConfig(learning_rate=1e-2, batch_size=32, max_epochs=8)
@@ -209,6 +210,12 @@ def test_fitting_members_together_equals_fitting_each_alone(make, monkeypatch):
         for name, tensor in weights(model).items():
             assert torch.allclose(tensor[member], weights(alone)[name][0], atol=1e-5), name
     assert min(norms) < 4 < max(norms)  # some are clipped, some are not
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=needs_compiler)])
+def test_the_optimizer_is_compiled_as_the_model_is(make, compile):
+    (group,) = make_trainer(make(compile=compile)).optimizer.param_groups
+    assert group["compile"] == compile
 
 
 def test_held_out_transitions_influence_neither_weights_nor_statistics(make):
