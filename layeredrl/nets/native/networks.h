@@ -12,7 +12,7 @@
 template <int WHICH>
 float* scratch(int64_t n_numbers) {
     thread_local std::vector<float> memory;
-    if (static_cast<int64_t>(memory.size()) < n_numbers + V) memory.resize(n_numbers + V);
+    if (static_cast<int64_t>(memory.size()) < n_numbers + LINE) memory.resize(n_numbers + LINE);
     return align(memory.data());
 }
 

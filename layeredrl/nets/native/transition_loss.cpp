@@ -88,14 +88,14 @@ void backward(const Rows& rows, const float* of_nll, const float* of_termination
         Vector of_sum = load_first(of_nll + place, n);
         rows.for_each_target(e, first, n, [&](int64_t i, const Vector& error, const Vector& std) {
             Vector score = error / std, of_log_std = of_sum / std;
-            score = (score <= -rows.max_score) | (score >= rows.max_score) ? Vector{} : score;
+            score = ((score <= -rows.max_score) | (score >= rows.max_score)) ? Vector{} : score;
             put(i, of_log_std * score);
             put(rows.n_targets + i, of_log_std - of_log_std * score * score);
         });
         put(2 * rows.n_targets, Vector{});
         auto [probability, slope] = rows.happened(e, first, n);
         Vector of_probability = -load_first(of_termination_loss + place, n) / probability;
-        of_probability = (probability <= SMALLEST) | (probability >= 1.0f) ? Vector{} : of_probability;
+        of_probability = ((probability <= SMALLEST) | (probability >= 1.0f)) ? Vector{} : of_probability;
         put(2 * rows.n_targets + 1, of_probability * slope);
     });
 }

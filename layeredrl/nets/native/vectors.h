@@ -26,6 +26,9 @@ constexpr int64_t V = 4, SUMS = 24;
 constexpr int64_t V = 4, SUMS = 12;
 #endif
 
+// Numbers in a line of the cache.
+constexpr int64_t LINE = 64 / sizeof(float);
+
 typedef float Vector __attribute__((vector_size(4 * V)));
 typedef int32_t Integers __attribute__((vector_size(4 * V)));
 typedef Vector InMemory __attribute__((aligned(4)));
@@ -49,7 +52,7 @@ ALWAYS_INLINE void store_first(float* to, const Vector& x, int64_t n) {
 }
 // Fetches n numbers that are soon read. There needn't be any.
 inline void prefetch(const float* from, int64_t n) {
-    for (int64_t i = 0; i < n; i += 64 / sizeof(float)) __builtin_prefetch(from + i);
+    for (int64_t i = 0; i < n; i += LINE) __builtin_prefetch(from + i);
 }
 inline float sum(const Vector& x) {
     float all = 0.0f;
@@ -59,7 +62,7 @@ inline float sum(const Vector& x) {
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 template <class Number>
 Number* align(Number* to) {
-    return reinterpret_cast<Number*>(round_up(reinterpret_cast<std::intptr_t>(to), 64));  // a line of the cache
+    return reinterpret_cast<Number*>(round_up(reinterpret_cast<std::intptr_t>(to), LINE * sizeof(float)));
 }
 
 // The transpose of V vectors: swaps the blocks beside the diagonal, of half the size, then those within each block.
@@ -126,7 +129,7 @@ ALWAYS_INLINE Vector logarithm(Vector x) {
     Vector finite = k * LOG_2 + (f + (p * f * f + k * REST_OF_LOG_2));
     constexpr float INFINITE = std::numeric_limits<float>::infinity();
     Vector other = x == 0.0f ? Vector{} - INFINITE : x < 0.0f ? Vector{} + NAN : x;
-    return (x > 0.0f) & (x < INFINITE) ? finite : other;
+    return ((x > 0.0f) & (x < INFINITE)) ? finite : other;
 }
 
 ALWAYS_INLINE Vector reciprocal(Vector x) {
