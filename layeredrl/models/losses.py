@@ -77,7 +77,7 @@ def _explain(members: Members, examples: Examples, *, beta_nll: float = 0.0) -> 
     if gaussians is not None and beta_nll == 0 and kernels_serve(inputs, target):
         outputs = gaussians(inputs)
         losses = transition_loss(outputs, target, terminated, MAX_STANDARD_SCORE)
-        return _Explanation(*losses, outputs[..., : target.shape[-1]])
+        return _Explanation(*losses, outputs.narrow(-1, 0, target.shape[-1]))
     (mean, std), weights, term_prob = members.say(inputs)
     termination_loss = _termination_loss(term_prob, terminated)
     if std.shape[-2] > 1:

@@ -77,7 +77,7 @@ class _TransitionLoss(torch.autograd.Function):
 
 
 def _forward(max_score: float, said: Tensor, target: Tensor, terminated: Tensor) -> tuple[Tensor, Tensor]:
-    nll, termination_loss = said.new_empty(2, *terminated.shape)
+    nll, termination_loss = said.new_empty(terminated.shape), said.new_empty(terminated.shape)
     rows = ctypes.byref(_rows(max_score, said, target, terminated))
     _run_forward(rows, nll.data_ptr(), termination_loss.data_ptr(), torch.get_num_threads())
     return nll, termination_loss
