@@ -60,11 +60,12 @@ class ProbabilisticEnsemble(Ensemble, MemberMixture):
         hidden_states: indices of state coordinates that the networks don't read, such as a position that the
             dynamics don't depend on. They are foretold all the same.
         compile: make queries and training faster. On a CPU, fully connected networks with SiLU or ReLU become one
-            operation, by kernels that the machine's C++ compiler makes at the first use, in some seconds, and whose
-            gradients can't be differentiated again. Of other networks, of those that multiply in `bfloat16`, and on
-            GPUs, `torch.compile` makes one graph of what they do in a step, which takes seconds at the first query,
-            and again at the first one of another number of rows; many rows on a CPU go without. Where no compiler
-            works, one warning says so.
+            operation, and so do the likelihood that they learn by (of `ProbFCDynamics` with `n_modes=1`) and a step
+            of `EnsembleTrainer`'s optimizer, by kernels that the machine's C++ compiler makes at the first use, in
+            half a minute, and whose gradients can't be differentiated again. Of other networks, of those that
+            multiply in `bfloat16`, and on GPUs, `torch.compile` makes one graph of what they do in a step, which
+            takes seconds at the first query, and again at the first one of another number of rows; many rows on a
+            CPU go without. Where no compiler works, one warning says so.
             On a GPU, what a `ModelObjective` asks of it is captured as one CUDA graph as well; see there what that
             demands of rewards.
         matmul_precision: in which networks multiply where no gradient is asked for, and rows are many if on a CPU.

@@ -40,8 +40,8 @@ class RewardModel(Ensemble):
         hidden_states: indices of coordinates of the state that aren't read, because the reward mustn't depend on
             where in them it is earned, such as a position on an endless track. Their change is read all the same.
         device: where parameters and inputs lie.
-        compile: make one operation of the networks, as `ProbabilisticEnsemble` does: on a CPU, where there is a C++
-            compiler.
+        compile: make one operation of the networks, and one of a step of their optimizer, as for a
+            `ProbabilisticEnsemble`: on a CPU, where there is a C++ compiler.
     """
 
     visible: Tensor

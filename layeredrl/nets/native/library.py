@@ -61,7 +61,7 @@ class Kernel:
 
 
 def kernels_work() -> bool:
-    """Whether this machine has the kernels; the first call ever compiles them, which takes some seconds.
+    """Whether this machine has the kernels; the first call ever compiles them, which takes half a minute.
 
     Where they can't be compiled, the first call warns of that.
     """
