@@ -29,7 +29,7 @@ class Examples(NamedTuple):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Examples":
         """Every present field through `function`, which treats all alike and leaves the last dim of vectors."""
-        return Examples(*(None if value is None else function(value) for value in self))  # type: ignore[arg-type]
+        return Examples._make(None if value is None else function(value) for value in self)
 
     def take(self, index: Int[Tensor, "*shape"]) -> "Examples":
         """The examples at `index`, which counts along the first leading dim."""

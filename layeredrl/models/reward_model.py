@@ -178,9 +178,7 @@ class RewardModel(Ensemble):
     def make_examples(self, batch: Batch) -> Examples:
         inputs = self._features(batch.state, batch.context, batch.action, batch.next_state)
         rewards = rearrange(batch.known_reward(), "... -> ... 1")
-        return Examples(
-            self.inputs.standardize(inputs), self.rewards.standardize(rewards), weight=batch.weight, mask=batch.mask
-        )
+        return Examples(self.inputs.standardize(inputs), self.rewards.standardize(rewards), mask=batch.mask)
 
     def get_example_losses(self, examples: Examples) -> Float[Tensor, " E"]:
         """Mean over transitions of −log-likelihood of the standardised reward, for each member."""

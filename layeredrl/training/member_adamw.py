@@ -39,7 +39,8 @@ class MemberAdamW(torch.optim.Optimizer):
         if not all(parameter.is_contiguous() for parameter in parameters):
             raise ValueError("parameters: got some that are not contiguous, expected none")
         settings = {"lr": learning_rate, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": weight_decay}
-        super().__init__(parameters, {**settings, "max_norm": max_norm, "compile": compile})
+        # Torch looks for `fused` when it loads a state: the numbers of steps then lie where the parameters do.
+        super().__init__(parameters, {**settings, "max_norm": max_norm, "compile": compile, "fused": True})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -56,17 +57,16 @@ class MemberAdamW(torch.optim.Optimizer):
     def _step(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
         states = [self._get_state(parameter) for parameter in parameters]
         means, squares, n_steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-        (beta1, beta2), max_norm = group["betas"], group["max_norm"]
-        settings: dict[str, Any] = {name: group[name] for name in ("lr", "weight_decay", "eps")} | {
-            "beta1": beta1,
-            "beta2": beta2,
-        }
+        tensors = parameters, gradients, means, squares
+        beta1, beta2 = group["betas"]
+        settings: dict[str, Any] = {name: group[name] for name in ("lr", "weight_decay", "eps")}
+        settings |= {"beta1": beta1, "beta2": beta2}
         if group["compile"] and kernels_serve(*parameters):
-            step_adamw(parameters, gradients, means, squares, n_steps, max_norm=max_norm, **settings)
+            step_adamw(*tensors, n_steps, max_norm=group["max_norm"], **settings)
         else:
-            _clip_members(gradients, max_norm)
-            settings |= {"fused": True, "amsgrad": False, "maximize": False}
-            adamw(parameters, gradients, means, squares, [], n_steps, **settings)
+            _clip_members(gradients, group["max_norm"])
+            settings |= {"fused": group["fused"], "amsgrad": False, "maximize": False}
+            adamw(*tensors, [], n_steps, **settings)
 
     def _get_state(self, parameter: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[parameter]
@@ -78,9 +78,8 @@ class MemberAdamW(torch.optim.Optimizer):
 
 def _clip_members(gradients: list[Tensor], max_norm: float) -> None:
     """Scale the gradient of each member, whose parts share the leading axis E, to at most `max_norm`."""
-    norms = torch.stack([vector_norm(gradient.view(len(gradient), -1), dim=1) for gradient in gradients]).norm(
-        dim=0
-    )
+    parts = [vector_norm(gradient.view(len(gradient), -1), dim=1) for gradient in gradients]
+    norms = torch.stack(parts).norm(dim=0)
     # On a CPU, to look takes a fraction of multiplying; on a GPU, it would have to be waited for.
     if norms.device.type == "cpu" and bool((norms <= max_norm).all()):
         return

@@ -168,3 +168,13 @@ def test_other_numbers_than_single_precision_go_without_the_kernel():
     optimizer = MemberAdamW(parameters, **SETTINGS, compile=True)
     take_steps(optimizer, parameters, [[torch.ones(2, 3, dtype=torch.float64)]])
     torch.testing.assert_close(parameters[0], torch.full((2, 3), (1 - 0.01 * 0.1) - 0.01, dtype=torch.float64))
+
+
+def test_a_state_that_was_saved_lies_with_the_parameters_and_counts_in_single_precision():
+    parameters = [torch.ones(2, 3, requires_grad=True)]
+    optimizer = MemberAdamW(parameters, **SETTINGS)
+    take_steps(optimizer, parameters, [[torch.ones(2, 3)]])
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][0]["step"] = saved["state"][0]["step"].double()
+    optimizer.load_state_dict(saved)
+    assert optimizer.state_dict()["state"][0]["step"].dtype == torch.float32
