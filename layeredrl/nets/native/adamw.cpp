@@ -33,7 +33,7 @@ float sum_of_squares(const float* x, int64_t n) {
     return sum;
 }
 
-// What makes a member's gradient no longer than `max_norm`; NaN for one that isn't finite throughout.
+// What makes a member's gradient no longer than `max_norm`; NaN if there is one in it.
 float scale_of(double squared_norm, double max_norm) {
     double norm = std::sqrt(squared_norm);
     return norm <= max_norm ? 1.0 : max_norm / norm;
@@ -43,8 +43,7 @@ struct Settings {
     double learning_rate, weight_decay, epsilon, beta1, beta2;
 };
 
-// The moments are weighted means of the past, whose weights add up to less than 1 at first (Kingma & Ba 2015, sec.
-// 3).
+// Moments are weighted means of the past, whose weights add up to less than 1 at first (Kingma & Ba 2015, sec. 3).
 struct Update {
     float decay, weight1, beta2, weight2, step_size, root_weight, epsilon;
 
