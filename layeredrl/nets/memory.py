@@ -43,11 +43,11 @@ class Reserve:
         self._unused: defaultdict[int, list[np.ndarray]] = defaultdict(list)  # by their length
 
     def empty(self, n: int) -> Float[Tensor, " n"]:
-        """Any n numbers. Their memory comes back once no tensor uses it any more."""
+        """Any n numbers of float32, on the CPU. Their memory comes back once no tensor uses it any more."""
         try:  # not asked before whether there is one, as threads may take the last
             block = self._unused[n].pop()
         except IndexError:
-            block = torch.empty(n).numpy()
+            block = torch.empty(n, dtype=torch.float32, device="cpu").numpy()
         lent = block[:]  # which lives as long as the memory of the tensor made of it
         weakref.finalize(lent, self._take_back, block).atexit = False
         return torch.from_numpy(lent)

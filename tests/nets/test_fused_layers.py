@@ -72,6 +72,21 @@ def test_what_the_kernel_does_not_know_is_not_fused(layers):
     torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_what_was_made_in_double_precision_can_be_fused_in_single_precision():
+    torch.set_default_dtype(torch.float64)
+    try:
+        members = [FUSED["bounded"]() for _ in range(E)]
+        stacked = Stacked(members, (torch.randn(5, IN),), fuse=True).float()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    x = rows_of_all_kinds()
+    with torch.no_grad(), Calls() as calls:
+        together = stacked(x)
+    assert ("layeredrl::fully_connected" in calls.names) == kernels_work()
+    expected = torch.stack([member.float()(rows) for member, rows in zip(members, x, strict=True)])
+    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_what_is_fused_goes_as_before_where_the_kernel_does_not_work(monkeypatch):
     members = [FUSED["deep"]() for _ in range(E)]
     stacked, x = Stacked(members, (torch.randn(5, IN),), fuse=True), rows_of_all_kinds()

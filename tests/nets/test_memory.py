@@ -71,3 +71,11 @@ def test_what_lies_unused_is_limited():
     assert kept.data_ptr() == places[0]
     del kept, large  # together 1,200 bytes
     assert not any(reserve._unused.values())
+
+
+def test_its_numbers_are_float32_whatever_the_default_is():
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert Reserve().empty(3).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -50,7 +50,7 @@ def fully_connected(
 
 def as_bounds(layer: BoundedFeatures) -> Float[Tensor, "n_out 3"]:
     """Low, height and middle of each feature's bound; no height: it has none."""
-    bounds = torch.tensor([bound or Bound(height=0.0) for bound in layer.bounds])
+    bounds = torch.tensor([bound or Bound(height=0.0) for bound in layer.bounds], dtype=torch.float32, device="cpu")
     return bounds.repeat_interleave(torch.tensor(layer.sizes), dim=0)
 
 
