@@ -16,7 +16,7 @@ class MemberAdamW(torch.optim.Optimizer):
     """AdamW (Loshchilov & Hutter 2019) that first scales the gradient of each member to at most some norm.
 
     So a member learns as it would alone, however large the gradients of others are. What it keeps in its
-    `state_dict` has the names and shapes of torch's own.
+    `state_dict` has the names and shapes of torch's own. Gradients may be left scaled, or not.
 
     Args:
         parameters: contiguous, with a leading axis E.

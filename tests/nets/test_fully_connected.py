@@ -12,6 +12,8 @@ from torch.autograd import grad
 from torch.nn.functional import relu, silu
 
 from layeredrl.nets.bounded_features import Bound, BoundedFeatures, std_bound
+from layeredrl.nets.memory import Reserve
+from layeredrl.nets.native import fully_connected as native
 from layeredrl.nets.native.fully_connected import as_bounds, fully_connected
 from tests.compiler import needs_compiler
 
@@ -237,3 +239,12 @@ def test_torch_uses_the_same_units_in_between():
         for _ in range(5):
             assert torch.equal(fully_connected(x, *layers, 0), ours)
             assert torch.equal(factor @ factor, torchs)
+
+
+def test_what_is_kept_lies_in_the_reserve_and_goes_back(monkeypatch):
+    reserve = Reserve()
+    monkeypatch.setattr(native, "_RESERVE", reserve)
+    x, layers = torch.randn(2, 7, 5, requires_grad=True), draw_layers(2, (5, 9, 3))
+    for _ in range(3):  # of which the second and third use what the first has left
+        fully_connected(x, *layers, 0).sum().backward()
+    assert sorted(map(len, reserve._unused.values())) == [1, 1]  # for what goes forth, and what goes back
